@@ -1,0 +1,96 @@
+"""Which services the daemon has: the seam between the layers and the process that runs them.
+
+    Config --> Context(config, engine, services) --> MODULES: build(context) -> ServiceModule
+                                                         |  name, scopes, register(server), run()
+    daemon.py registers every module with one grpc.aio server behind one guard interceptor.
+
+To add a service: give its layer a class that fits ServiceModule (structurally; a layer below never
+imports this file), write a builder here and name it in MODULES. Configuration is a pydantic model
+in the layer's own config.py, named as a section in server/config.py. Errors are raised as
+`bedplate.errors.BedplateError` from any handler: the interceptor makes the status.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import grpc.aio
+
+from bedplate.server.config import Config
+from bedplate.storage.engine import Engine
+from bedplate.storage.kv import KVModule
+
+
+class ServiceModule(Protocol):
+    """One gRPC service as the composition root sees it."""
+
+    @property
+    def name(self) -> str:
+        """The full service name, such as "bedplate.kv.v1.KVService"."""
+
+    @property
+    def scopes(self) -> Mapping[str, str]:
+        """The token scope of every method by its short name: {"Get": "kv:read", ...}.
+
+        A method that is missing here is refused, so that none is served unguarded by mistake.
+        """
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Add the handlers. Called once, before the server starts and before the store is open:
+        handlers that reach the engine early fail with UNAVAILABLE by themselves.
+        """
+
+    async def run(self) -> None:
+        """Background work while the store serves: started when it is open, cancelled before it
+        closes. Returns at once when there is none; may raise only what should stop the daemon.
+        """
+
+    def drain(self) -> None:
+        """The daemon shuts down: end streams that last as long as their client likes with
+        UNAVAILABLE, start no new ones. Returns at once; calls under way may finish.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceReport:
+    """Whether a service of this distribution is served, and if not, why."""
+
+    name: str
+    served: bool
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class Services:
+    """What is served; filled by `build` and complete before the first call arrives."""
+
+    modules: list[ServiceModule] = field(default_factory=list)
+    reports: list[ServiceReport] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a module may be built from. The engine is not open yet when builders run."""
+
+    config: Config
+    engine: Engine
+    services: Services
+
+
+Builder = Callable[[Context], ServiceModule]
+
+
+def build_kv(context: Context) -> ServiceModule:
+    return KVModule(context.engine, context.config.limits)
+
+
+MODULES: tuple[Builder, ...] = (build_kv,)
+
+
+def build(context: Context, builders: Sequence[Builder] = MODULES) -> Services:
+    """Build every module into `context.services`, in order, and return it."""
+    for builder in builders:
+        module = builder(context)
+        context.services.modules.append(module)
+        context.services.reports.append(ServiceReport(module.name, served=True))
+    return context.services

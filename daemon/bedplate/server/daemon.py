@@ -1,0 +1,199 @@
+"""The daemon's life: take the ports, recover, serve, drain.
+
+    bind ports --> make data_dir --> answer (NOT_SERVING) --> recover --> SERVING
+                                                                             | SIGTERM
+    exit 0 <-- close the store <-- calls finish, within drain_timeout <-- readiness off, streams end
+
+Nothing is made on disk before both ports are bound. A StartupError or StoreError out of `run` is a
+failed start; the store's files are as they were.
+"""
+
+import asyncio
+import os
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import grpc.aio
+import structlog
+from prometheus_client import CollectorRegistry, ProcessCollector
+
+from bedplate.errors import StartupError
+from bedplate.native.guard import Guard
+from bedplate.server import app, auth, listen, reflection
+from bedplate.server.address_file import address_file
+from bedplate.server.config import Config, failpoint_spec
+from bedplate.server.health import Health, Readiness
+from bedplate.server.http import HTTPServer, http_app
+from bedplate.server.interceptors import GuardInterceptor
+from bedplate.server.monitor import Monitor
+from bedplate.server.tls import server_credentials
+from bedplate.storage.engine import Engine
+from bedplate.storage.options import engine_options
+from bedplate.telemetry.call_metrics import CallCollector
+from bedplate.telemetry.store_metrics import StoreCollector
+
+# What is larger fails in gRPC itself, without a reason of ours; so it is more than any limit.
+_MESSAGE_BYTES_MIN = 4 << 20
+_RECOVERING_NOTICE_S = 1.0
+_CLOSE_TIMEOUT_S = 10.0
+
+
+class Daemon:
+    """One run of bedplated. `stop` may be called from signal handlers of its loop."""
+
+    def __init__(self, config: Config) -> None:
+        """Raises StartupError for tokens, certificates or addresses that cannot be used."""
+        self._config = config
+        self._log = structlog.get_logger("bedplate.daemon")
+        self._stopping = asyncio.Event()
+        self._directory = config.server.data_dir.absolute()
+        spec = failpoint_spec(config.failpoints)
+        self.engine = Engine(engine_options(config, self._directory / "store", spec))
+        self.services = app.build(app.Context(config, self.engine, app.Services()))
+        self._health = Health(module.name for module in self.services.modules)
+        self._monitor = Monitor(self.engine, self._health)
+        self._guard = self._make_guard()
+        self.reload_tokens()
+        self._credentials = server_credentials(config.tls)
+        if spec:
+            self._log.warning("failpoints_armed", failpoints=spec)
+
+    def stop(self) -> None:
+        """Begin to drain."""
+        self._stopping.set()
+
+    def reload_tokens(self) -> None:
+        """Read auth.tokens_file again and use it for every later call. Raises StartupError, and
+        then the tokens stay as they were.
+        """
+        path = self._config.auth.tokens_file
+        tokens = auth.read_tokens(path) if path else ()
+        auth.check_exposure(
+            (self._config.server.grpc, self._config.server.http),
+            has_tokens=path is not None,
+            allow_anonymous=self._config.auth.allow_anonymous,
+        )
+        self._guard.set_tokens(tokens)
+
+    async def run(self) -> int:
+        """Serve until `stop`; the exit code. Raises StartupError or StoreError if it cannot."""
+        config = self._config
+        check_directory(self._directory)
+        async with AsyncExitStack() as stack:
+            listening = stack.enter_context(listen.listen_http(config.server.http))
+            server = self._grpc_server()
+            grpc_at = listen.listen_grpc(server, config.server.grpc, self._credentials)
+            http_at = listen.bound_address(listening, config.server.http)
+            make_directory(self._directory)
+            stack.enter_context(address_file(config.server.address_file, grpc_at, http_at))
+            await server.start()
+            stack.push_async_callback(server.stop, None)
+            http = HTTPServer(http_app(self._registry(), self._monitor.readiness))
+            serving = asyncio.create_task(http.run_on(listening))
+            stack.push_async_callback(_finish, http, serving)
+            await self._recover()
+            self._log.info("serving", grpc=str(grpc_at), http=str(http_at))
+            await self._serve()
+            return await self._drain(server)
+
+    def _make_guard(self) -> Guard:
+        guard, request_max = Guard(), self._config.limits.request_bytes_max
+        for module in self.services.modules:
+            for method, scope in module.scopes.items():
+                guard.add_method(f"{module.name}/{method}", scope, request_max)
+        for method in reflection.OPEN_METHODS:
+            guard.add_method(method, None, request_max)
+        return guard
+
+    def _grpc_server(self) -> grpc.aio.Server:
+        limits = self._config.limits
+        message_max = max(_MESSAGE_BYTES_MIN, limits.request_bytes_max * 2)
+        interceptor = GuardInterceptor(
+            self._guard,
+            calls_max=limits.calls_max,
+            deadline_s=limits.deadline_seconds_default,
+            log_calls=self._config.telemetry.log_calls,
+        )
+        server = grpc.aio.server(
+            interceptors=(interceptor,),
+            options=(
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_concurrent_streams", limits.connection_streams_max),
+                ("grpc.max_receive_message_length", message_max),
+                ("grpc.max_send_message_length", -1),
+            ),
+        )
+        for module in self.services.modules:
+            module.register(server)
+        names = [module.name for module in self.services.modules]
+        self._reflection = reflection.register(server, self._health, names)
+        return server
+
+    def _registry(self) -> CollectorRegistry:
+        registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        registry.register(StoreCollector(self._monitor.look))
+        registry.register(CallCollector(self._guard))
+        return registry
+
+    async def _recover(self) -> None:
+        opening = asyncio.create_task(self.engine.open())
+        done, _ = await asyncio.wait([opening], timeout=_RECOVERING_NOTICE_S)
+        if not done:
+            self._log.info("recovering", directory=str(self._directory))
+        await opening
+        self._monitor.look()
+
+    async def _serve(self) -> None:
+        """Run what runs in the background until `stop`, or until some of it fails."""
+        works = [module.run() for module in self.services.modules]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work) for work in (*works, self._monitor.run())]
+            await self._stopping.wait()
+            for task in tasks:
+                task.cancel()
+
+    async def _drain(self, server: grpc.aio.Server) -> int:
+        """End streams, let calls finish, close the store. 1 when the deadline cut calls off."""
+        timeout = self._config.server.drain_timeout
+        self._log.info("draining", timeout_s=timeout)
+        self._health.set(Readiness.DRAINING)
+        self._reflection.drain()
+        for module in self.services.modules:
+            module.drain()
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        await server.stop(timeout)
+        cut_off = loop.time() - begun >= timeout
+        if cut_off:
+            self._log.error("drain_deadline", timeout_s=timeout)
+        async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+            await self.engine.close()
+        self._log.info("stopped")
+        return 1 if cut_off else 0
+
+
+def check_directory(path: Path) -> None:
+    """Refuse a data directory that could not be written; makes nothing. Raises StartupError."""
+    existing = next(parent for parent in (path, *path.parents) if os.path.exists(parent))
+    if not existing.is_dir():
+        raise StartupError(
+            f"data directory {path}: {existing} is not a directory", reason="DATA_DIR"
+        )
+    if not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
+        raise StartupError(f"data directory {path}: {existing} is not writable", reason="DATA_DIR")
+
+
+def make_directory(path: Path) -> None:
+    """Make it, and its parents, readable by us alone. Raises StartupError."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartupError(
+            f"cannot make data directory {path}: {error.strerror}", reason="DATA_DIR"
+        ) from error
+
+
+async def _finish(http: HTTPServer, serving: asyncio.Task[None]) -> None:
+    http.stop()
+    await serving

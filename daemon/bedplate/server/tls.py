@@ -1,0 +1,32 @@
+"""TLS of the gRPC port, from PEM files."""
+
+from pathlib import Path
+
+import grpc
+
+from bedplate.errors import StartupError
+from bedplate.server.config import TLSConfig
+
+
+def server_credentials(config: TLSConfig) -> grpc.ServerCredentials | None:
+    """None without `tls.cert`. With `tls.client_ca`, clients must show a certificate it signed.
+
+    Raises StartupError for files that cannot be read or keys that stand alone.
+    """
+    if config.cert is None and config.key is None and config.client_ca is None:
+        return None
+    if config.cert is None or config.key is None:
+        missing = "tls.cert" if config.cert is None else "tls.key"
+        raise StartupError(f"TLS needs tls.cert and tls.key: {missing} is not set", reason="TLS")
+    pair = (_read(config.key, "tls.key"), _read(config.cert, "tls.cert"))
+    authorities = _read(config.client_ca, "tls.client_ca") if config.client_ca else None
+    return grpc.ssl_server_credentials(
+        [pair], root_certificates=authorities, require_client_auth=authorities is not None
+    )
+
+
+def _read(path: Path, key: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StartupError(f"cannot read {key} {path}: {error.strerror}", reason="TLS") from error

@@ -1,0 +1,235 @@
+"""Data coming in: a stream of messages of any size becomes chunks of 1 MiB, several on their way at
+a time.
+
+    messages ── check ── cut ──> chunk ──> in flight (window) ──> stored
+                                   |  the first only when a second is sure to follow: data of one
+                                   |  chunk is committed together with its object, without a record
+    begin (upload record) ── chunks, each requiring the record ── commit (consumes the record)
+
+Whatever breaks before the commit leaves the record behind with nobody alive to claim it, and the
+reaper makes garbage of it.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from bedplate.storage.objects import keys, wire
+from bedplate.storage.objects.buckets import Buckets
+from bedplate.storage.objects.checksums import crc32c
+from bedplate.storage.objects.core import Core
+from bedplate.storage.objects.errors import ObjectError, Reason
+from bedplate.storage.objects.keys import CHUNK_SIZE, Name, Stream
+from bedplate.storage.objects.objects import CONFLICTS_MAX
+from bedplate.storage.objects.records import UploadRecord
+from bedplate.storage.objects.store import Txn
+from bedplate.storage.objects.wire import Buffer
+
+WINDOW = 8  # chunks of one upload in flight
+Pieces = list[Buffer]
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """What the client said about the data; None: nothing. `size_max` is what is allowed."""
+
+    size: int | None
+    crc32c: int | None
+    size_max: int
+
+
+def _removed() -> ObjectError:
+    return ObjectError(
+        Reason.CONFLICT, "the upload was removed while its data was coming in; send it again"
+    )
+
+
+class Cutter:
+    """Cuts a stream of bytes into chunks without copying it."""
+
+    def __init__(self) -> None:
+        self._pieces: Pieces = []
+        self._room = CHUNK_SIZE
+
+    def feed(self, data: Buffer) -> Iterator[Pieces]:
+        """Take data; yields chunks that are full and not the last."""
+        view = memoryview(data)
+        while len(view):
+            if self._room == 0:
+                yield self.rest()
+            taken = view[: self._room]
+            self._pieces.append(taken)
+            self._room -= len(taken)
+            view = view[len(taken) :]
+
+    def rest(self) -> Pieces:
+        """What is left; the cutter starts anew."""
+        pieces, self._pieces, self._room = self._pieces, [], CHUNK_SIZE
+        return pieces
+
+
+class Source(Protocol):
+    def data(self) -> AsyncIterator[wire.Data]:
+        """Every message's data, to a real end."""
+
+
+class Upload:
+    """One stream on its way in. Use as an async context manager: leaving it lets go of what was not
+    committed.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        buckets: Buckets,
+        name: Name,
+        stream: Stream,
+        required: Sequence[bytes] = (),
+        lost: Callable[[], ObjectError] = _removed,
+    ) -> None:
+        """`required` keys must exist for every chunk, beside the upload's own record; `lost` makes
+        the error for when one is gone.
+        """
+        self._core = core
+        self._buckets = buckets
+        self._name = name
+        self.stream = stream
+        self._required = required
+        self._lost = lost
+        self._key = keys.upload(stream)
+        self._guard = wire.guard((self._key, *required))
+        self._begun = False
+        self._written = 0
+        self._in_flight: deque[tuple[asyncio.Task[bool], bool]] = deque()
+        self.size = 0
+        self.crc32c = 0
+        self._last: Pieces = []
+
+    async def __aenter__(self) -> "Upload":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        # A chunk already in the engine's hands is stored or not; without its record it is garbage.
+        tasks = [task for task, _ in self._in_flight]
+        for task, borrowed in self._in_flight:
+            task.cancel()
+            if borrowed:
+                self._core.budget.give()
+        self._in_flight.clear()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._core.uploads.pop(self._key, None) is not None:
+            self._core.reclaim.set()
+
+    @property
+    def request_id(self) -> str:
+        """Names the commit: what it consumes is there only once."""
+        return self.stream.blob.hex() if self._begun else ""
+
+    async def receive(self, incoming: Source, announced: Announced) -> None:
+        """Take in all data; on return it is stored and is what was announced. CHECKSUM_MISMATCH,
+        SIZE_MISMATCH, OBJECT_TOO_LARGE, MALFORMED_REQUEST, BUCKET_NOT_FOUND.
+        """
+        cutter = Cutter()
+        async for message in incoming.data():
+            data = self._take(message, announced)
+            for pieces in cutter.feed(data):
+                await self._write(pieces)
+        if announced.size is not None and self.size != announced.size:
+            raise _size_mismatch(announced.size, f"only {self.size} came")
+        if announced.crc32c is not None and self.crc32c != announced.crc32c:
+            raise ObjectError(
+                Reason.CHECKSUM_MISMATCH,
+                f"the data has CRC-32C {self.crc32c:#010x}, not {announced.crc32c:#010x}",
+                "header.crc32c",
+            )
+        self._last = cutter.rest()
+        if self._begun:
+            await self._write(self._last)
+            while self._in_flight:
+                await self._oldest()
+
+    def _take(self, data: wire.Data, announced: Announced) -> Buffer:
+        """Count and check the data of one message."""
+        if data.crc32c is not None and crc32c(data.data) != data.crc32c:
+            raise ObjectError(
+                Reason.CHECKSUM_MISMATCH,
+                f"the message behind byte {self.size} does not have its CRC-32C",
+                "chunk.crc32c",
+            )
+        self.crc32c = crc32c(data.data, self.crc32c)
+        self.size += len(data.data)
+        if announced.size is not None and self.size > announced.size:
+            raise _size_mismatch(announced.size, "more came")
+        if self.size > announced.size_max:
+            raise too_large(announced.size_max)
+        if self._begun:
+            self._core.uploads[self._key] = self._core.monotonic()
+        return data.data
+
+    async def finish(self, txn: Txn, attempt: int) -> None:
+        """Add to a commit: the record is consumed, or the only chunk stored. Raises `lost` when an
+        attempt after the first finds the record gone.
+        """
+        if self._begun:
+            if attempt and await self._core.store.get(self._key) is None:
+                raise self._lost()
+            txn.require(self._key)
+            txn.delete(self._key)
+        elif self.size:
+            txn.put(keys.chunk(self.stream, 0), b"".join(self._last))
+
+    async def _begin(self) -> None:
+        """Commit the upload record, while the bucket stands and what is required is there."""
+        self._core.uploads[self._key] = self._core.monotonic()
+        record = UploadRecord(self._core.owner, self._core.clock_ms())
+        for _ in range(CONFLICTS_MAX):
+            txn = Txn()
+            self._buckets.guard(txn, self._name.bucket)
+            for key in self._required:
+                txn.require(key)
+            txn.put(self._key, record.encode())
+            if (await self._core.store.commit(txn)).succeeded:
+                self._begun = True
+                return
+            await self._buckets.settle(self._name.bucket)
+            for key in self._required:
+                if await self._core.store.get(key) is None:
+                    raise self._lost()
+        raise self._lost()
+
+    async def _write(self, pieces: Pieces) -> None:
+        """Send one chunk on its way when the window has room."""
+        if not self._begun:
+            await self._begin()
+        borrowed = False
+        while self._in_flight:
+            if len(self._in_flight) < WINDOW and self._core.budget.take():
+                borrowed = True
+                break
+            await self._oldest()
+        key = keys.chunk(self.stream, self._written)
+        self._written += 1
+        task = asyncio.create_task(self._core.store.put_chunk(self._guard, key, pieces))
+        self._in_flight.append((task, borrowed))
+
+    async def _oldest(self) -> None:
+        """Wait for the chunk that is longest on its way."""
+        task, borrowed = self._in_flight[0]
+        stored = await task
+        self._in_flight.popleft()
+        if borrowed:
+            self._core.budget.give()
+        if not stored:
+            raise self._lost()
+
+
+def too_large(size_max: int) -> ObjectError:
+    return ObjectError(Reason.OBJECT_TOO_LARGE, f"an object has at most {size_max} bytes")
+
+
+def _size_mismatch(announced: int, came: str) -> ObjectError:
+    return ObjectError(
+        Reason.SIZE_MISMATCH, f"{announced} bytes were announced, {came}", "header.size"
+    )

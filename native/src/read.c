@@ -1,0 +1,306 @@
+/*
+ * Reads: who answers them, and from what.
+ *
+ *   ticket -> [reader threads] -> view {published revision, floor} -> index -> values inside a read section -> completed
+ *
+ * A one-member cluster answers linearizable reads from the newest published revision: a write is acknowledged only after its
+ * revision is published, so no acknowledged write can be missed.
+ *
+ * A read holds no pin. It takes a view, reads, and then looks at the floor again: trimming follows the floor's publication, so
+ * a floor still at or below the revision read proves that nothing it needed was gone. Else a read of the newest state
+ * starts again and a read of an old revision is refused.
+ */
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "crc32c.h"
+#include "store.h"
+#include "ticket.h"
+#include "value.h"
+
+#define RETRIES_MAX 16u
+
+struct bp_reader_pool {
+    pthread_mutex_t mutex;
+    pthread_cond_t wake;
+    struct bp_ticket *head, **tail;
+    bool stopping;
+    uint32_t n_threads;
+    pthread_t threads[];
+};
+
+/* ---- leases ----------------------------------------------------------------------------------------------------------------- */
+
+struct lease_keys {
+    struct bp_buffer bytes;
+    struct bp_slice *slices;
+    uint64_t n, max;
+    size_t *offsets;
+};
+
+static int collect_key(void *arg, struct bp_slice key)
+{
+    struct lease_keys *keys = arg;
+    if (keys->n == keys->max) {
+        return 1;
+    }
+    keys->offsets[keys->n] = keys->bytes.size;
+    keys->slices[keys->n].size = key.size - 1;
+    bp_buffer_append(&keys->bytes, key.data + 1, key.size - 1); /* without the keyspace byte */
+    keys->n++;
+    return 0;
+}
+
+static int lease_keys(struct bp_store *store, const struct bp_wire_read *read, struct lease_keys *keys, struct bp_error *err)
+{
+    uint64_t limit = read->limit == 0 || read->limit > store->limits.scan_page_max ? store->limits.scan_page_max : read->limit;
+    keys->max = limit;
+    keys->slices = calloc(limit, sizeof *keys->slices);
+    keys->offsets = calloc(limit, sizeof *keys->offsets);
+    if (keys->slices != NULL && keys->offsets != NULL) {
+        pthread_mutex_lock(&store->apply);
+        bp_index_lease_visit(store->index, read->lease, collect_key, keys);
+        pthread_mutex_unlock(&store->apply);
+    }
+    if (keys->slices == NULL || keys->offsets == NULL || keys->bytes.failed) {
+        return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no memory for the keys of a lease");
+    }
+    for (uint64_t i = 0; i < keys->n; i++) {
+        keys->slices[i].data = keys->bytes.data + keys->offsets[i];
+    }
+    return BP_OK;
+}
+
+static int read_lease(struct bp_store *store, const struct bp_wire_read *read, struct bp_buffer *reply, struct bp_error *err)
+{
+    uint64_t now = bp_disk_boot_ns(store->disk), ttl = 0, remaining = 0;
+    uint64_t revision = atomic_load_explicit(&store->revision, memory_order_acquire);
+    if (read->method == BP_METHOD_KEEP_ALIVE) {
+        bool alive = bp_leases_keep_alive(store->leases, read->lease, now, &ttl);
+        bp_wire_lease_reply(read->method, revision, read->lease, alive ? ttl : 0, alive ? ttl : 0, NULL, 0, reply);
+        return BP_OK;
+    }
+    if (!bp_leases_get(store->leases, read->lease, now, &ttl, &remaining)) {
+        return bp_fail(err, BP_NOT_FOUND, BP_REASON_LEASE_NOT_FOUND, "no lease has this id");
+    }
+    struct lease_keys keys = {0};
+    int code = read->want_keys ? lease_keys(store, read, &keys, err) : BP_OK;
+    if (code == BP_OK) {
+        bp_wire_lease_reply(read->method, revision, read->lease, ttl, remaining, keys.slices, keys.n, reply);
+    }
+    free(keys.slices);
+    free(keys.offsets);
+    bp_buffer_free(&keys.bytes);
+    return code;
+}
+
+/* ---- GET and SCAN --------------------------------------------------------------------------------------------------------------- */
+
+static int read_keys(struct bp_store *store, const struct bp_wire_read *read, struct bp_buffer *reply, struct bp_error *err)
+{
+    size_t before = reply->size;
+    for (uint32_t i = 0; i < RETRIES_MAX; i++) {
+        struct bp_view view;
+        bp_store_view(store, &view);
+        uint64_t at = read->revision != 0 ? read->revision : view.revision;
+        int code = bp_wire_read(read, &view, &store->limits, reply, err);
+        if (code != BP_OK || atomic_load_explicit(&store->floor, memory_order_acquire) <= at) {
+            return code;
+        }
+        reply->size = before;
+        if (read->revision != 0) {
+            return bp_fail_compacted(err, store);
+        }
+    }
+    return bp_fail(err, BP_ABORTED, BP_REASON_REVISION_COMPACTED, "compaction overtook the read again and again");
+}
+
+/* ---- one value -------------------------------------------------------------------------------------------------------------------- */
+
+static int find_value(struct bp_store *store, struct bp_slice key, uint64_t revision, struct bp_version *version, struct bp_error *err)
+{
+    for (uint32_t i = 0; i < RETRIES_MAX; i++) {
+        struct bp_view view;
+        bp_store_view(store, &view);
+        uint64_t at = revision != 0 ? revision : view.revision;
+        if (at < view.floor) {
+            return bp_fail_compacted(err, store);
+        }
+        if (at > view.revision) {
+            return bp_fail(err, BP_OUT_OF_RANGE, BP_REASON_REVISION_IN_FUTURE, "revision %llu has not been reached", (unsigned long long)at);
+        }
+        bool found = bp_index_get(store->index, key, at, version);
+        if (atomic_load_explicit(&store->floor, memory_order_acquire) > at) {
+            continue;
+        }
+        return found ? BP_OK : bp_fail(err, BP_NOT_FOUND, BP_REASON_KEY_NOT_FOUND, "no such key at revision %llu", (unsigned long long)at);
+    }
+    return bp_fail_compacted(err, store);
+}
+
+static int read_value(struct bp_store *store, struct bp_ticket *ticket, struct bp_error *err)
+{
+    const struct bp_value_want *want = &ticket->value;
+    struct bp_version version;
+    uint32_t token = bp_epoch_enter(&store->epoch);
+    int code = find_value(store, want->key, want->revision, &version, err);
+    if (code == BP_OK) {
+        uint32_t size = want->offset >= version.value.size ? 0 : version.value.size - want->offset;
+        size = size < want->length ? size : want->length;
+        bp_buffer_append(&ticket->reply, want->prefix, want->prefix_size);
+        uint8_t *out = bp_buffer_grow(&ticket->reply, size);
+        if (out == NULL && size > 0) {
+            code = bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no memory for a value");
+        } else if (size > 0) {
+            code = bp_value_read(store->segments, &version.value, want->offset, size, out, err);
+            ticket->aux = code == BP_OK ? bp_crc32c(0, out, size) : 0;
+        }
+    }
+    bp_epoch_leave(&store->epoch, token);
+    return code;
+}
+
+int bp_get(struct bp_store *store, uint8_t keyspace, const void *key, uint32_t key_size, void *value, uint32_t capacity,
+           uint32_t *size, uint64_t *mod_revision, struct bp_error *err)
+{
+    uint8_t stored[BP_STORED_KEY_MAX];
+    if (key_size == 0 || key_size > BP_KEY_MAX) {
+        return bp_fail(err, BP_INVALID_ARGUMENT, key_size == 0 ? BP_REASON_KEY_EMPTY : BP_REASON_KEY_TOO_LARGE, "a key has 1 to %u bytes", BP_KEY_MAX);
+    }
+    stored[0] = keyspace;
+    memcpy(stored + 1, key, key_size);
+    struct bp_version version;
+    uint32_t token = bp_epoch_enter(&store->epoch);
+    int code = find_value(store, (struct bp_slice){.data = stored, .size = key_size + 1u}, 0, &version, err);
+    if (code == BP_OK) {
+        *size = version.value.size;
+        if (mod_revision != NULL) {
+            *mod_revision = version.revision;
+        }
+        if (version.value.size > capacity) {
+            code = bp_fail(err, BP_OUT_OF_RANGE, BP_REASON_VALUE_TOO_LARGE, "the value has %u bytes, the buffer %u", version.value.size, capacity);
+        } else {
+            code = bp_value_read(store->segments, &version.value, 0, version.value.size, value, err);
+        }
+    }
+    bp_epoch_leave(&store->epoch, token);
+    return code;
+}
+
+/* ---- the pool ---------------------------------------------------------------------------------------------------------------------- */
+
+static bool needs_leader(const struct bp_ticket *ticket)
+{
+    return ticket->kind == BP_TICKET_READ && !ticket->call.read.serializable;
+}
+
+void bp_read_answer(struct bp_store *store, struct bp_ticket *ticket)
+{
+    struct bp_error err = {0};
+    int code;
+    if (needs_leader(ticket) && atomic_load_explicit(&store->poisoned, memory_order_relaxed)) {
+        code = bp_fail(&err, BP_UNAVAILABLE, BP_REASON_LOG_POISONED, "the log failed: only SERIALIZABLE reads are answered until the daemon is restarted");
+    } else if (ticket->kind == BP_TICKET_VALUE) {
+        code = read_value(store, ticket, &err);
+    } else if (ticket->call.read.method == BP_METHOD_GET || ticket->call.read.method == BP_METHOD_SCAN) {
+        code = read_keys(store, &ticket->call.read, &ticket->reply, &err);
+    } else {
+        code = read_lease(store, &ticket->call.read, &ticket->reply, &err);
+    }
+    if (code == BP_OK && ticket->reply.failed) {
+        code = bp_fail(&err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no memory for the reply");
+    }
+    if (code != BP_OK) {
+        bp_ticket_fail(ticket, &err);
+    }
+}
+
+static void finish(struct bp_store *store, struct bp_ticket *ticket)
+{
+    bp_ticket_answer(store, ticket);
+    bp_ticket_complete(store, ticket);
+}
+
+static void *reader_thread(void *arg)
+{
+    struct bp_store *store = arg;
+    struct bp_reader_pool *pool = store->pool;
+    pthread_mutex_lock(&pool->mutex);
+    for (;;) {
+        struct bp_ticket *ticket = pool->head;
+        if (ticket != NULL) {
+            pool->head = ticket->next;
+            if (pool->head == NULL) {
+                pool->tail = &pool->head;
+            }
+            pthread_mutex_unlock(&pool->mutex);
+            ticket->next = NULL;
+            finish(store, ticket);
+            pthread_mutex_lock(&pool->mutex);
+        } else if (pool->stopping) {
+            break;
+        } else {
+            pthread_cond_wait(&pool->wake, &pool->mutex);
+        }
+    }
+    pthread_mutex_unlock(&pool->mutex);
+    return NULL;
+}
+
+void bp_readers_push(struct bp_store *store, struct bp_ticket *ticket)
+{
+    struct bp_reader_pool *pool = store->pool;
+    if (pool == NULL) { /* manual mode */
+        finish(store, ticket);
+        return;
+    }
+    pthread_mutex_lock(&pool->mutex);
+    ticket->next = NULL;
+    *pool->tail = ticket;
+    pool->tail = &ticket->next;
+    pthread_cond_signal(&pool->wake);
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+int bp_readers_start(struct bp_store *store, struct bp_error *err)
+{
+    if (store->options.manual) {
+        return BP_OK;
+    }
+    uint32_t n = store->options.readers;
+    struct bp_reader_pool *pool = calloc(1, sizeof *pool + n * sizeof pool->threads[0]);
+    if (pool == NULL) {
+        return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no memory for the reader threads");
+    }
+    pool->tail = &pool->head;
+    pthread_mutex_init(&pool->mutex, NULL);
+    pthread_cond_init(&pool->wake, NULL);
+    store->pool = pool;
+    for (; pool->n_threads < n; pool->n_threads++) {
+        if (pthread_create(&pool->threads[pool->n_threads], NULL, reader_thread, store) != 0) {
+            bp_readers_stop(store);
+            return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no thread for a reader");
+        }
+    }
+    return BP_OK;
+}
+
+void bp_readers_stop(struct bp_store *store)
+{
+    struct bp_reader_pool *pool = store->pool;
+    if (pool == NULL) {
+        return;
+    }
+    pthread_mutex_lock(&pool->mutex);
+    pool->stopping = true;
+    pthread_cond_broadcast(&pool->wake);
+    pthread_mutex_unlock(&pool->mutex);
+    for (uint32_t i = 0; i < pool->n_threads; i++) {
+        pthread_join(pool->threads[i], NULL);
+    }
+    pthread_mutex_destroy(&pool->mutex);
+    pthread_cond_destroy(&pool->wake);
+    free(pool);
+    store->pool = NULL;
+}

@@ -420,19 +420,33 @@ static void do_chores(struct bp_store *store)
     }
 }
 
-/* Runs one group. The caller has the role. Returns the number of tickets completed. */
+/* Brings one group to the point where only its answers are missing. False when nothing was queued. The caller has the role. */
+static bool run_group(struct bp_store *store, struct group *group)
+{
+    gather(store, group);
+    if (group->first == NULL) {
+        return false;
+    }
+    if (group->writes > 0) {
+        write_group(store, group);
+    }
+    apply_group(store, group);
+    return true;
+}
+
 static uint64_t drive_once(struct bp_store *store)
 {
     struct group group;
-    gather(store, &group);
-    if (group.first == NULL) {
-        return 0;
+    return run_group(store, &group) ? complete_group(store, &group) : 0;
+}
+
+static bool holds_waiter(const struct group *group, const struct bp_waiter *waiter)
+{
+    const struct bp_ticket *ticket = group->first;
+    while (ticket != NULL && ticket->waiter != waiter) {
+        ticket = ticket->next;
     }
-    if (group.writes > 0) {
-        write_group(store, &group);
-    }
-    apply_group(store, &group);
-    return complete_group(store, &group);
+    return ticket != NULL;
 }
 
 /* Gives the role to the first blocked caller in the queue, or to the driver thread, or lets it lie. driver.mutex held. */
@@ -450,17 +464,32 @@ static struct bp_waiter *pass_role(struct bp_driver *driver)
     return NULL;
 }
 
-static void lead(struct bp_store *store, struct bp_waiter *own)
+static void release_role(struct bp_store *store)
 {
     struct bp_driver *driver = &store->driver;
-    while (atomic_load_explicit(&own->state, memory_order_acquire) != BP_DONE) {
-        drive_once(store);
-    }
     pthread_mutex_lock(&driver->mutex);
     struct bp_waiter *next = pass_role(driver);
     pthread_mutex_unlock(&driver->mutex);
     if (next != NULL) {
         bp_waiter_wake(next, BP_LEAD);
+    }
+}
+
+/* Drives until the group with the caller's own request is through. The role goes on before the group is told, so that the next sync
+ * runs while this thread wakes the others. */
+static void lead(struct bp_store *store, const struct bp_waiter *own)
+{
+    struct group group;
+    bool done = false;
+    while (!done) {
+        bool ran = run_group(store, &group);
+        assert(ran); /* our own request is queued until it is in a group */
+        done = holds_waiter(&group, own);
+        if (done) {
+            release_role(store);
+        }
+        (void)ran;
+        complete_group(store, &group);
     }
 }
 
@@ -480,13 +509,8 @@ static void *driver_thread(void *arg)
             if (chores) {
                 do_chores(store);
             }
+            release_role(store);
             pthread_mutex_lock(&driver->mutex);
-            struct bp_waiter *next = pass_role(driver);
-            if (next != NULL) {
-                pthread_mutex_unlock(&driver->mutex);
-                bp_waiter_wake(next, BP_LEAD);
-                pthread_mutex_lock(&driver->mutex);
-            }
         } else if (driver->stopping && driver->head == NULL && !driver->driving) {
             break;
         } else {

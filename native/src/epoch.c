@@ -15,8 +15,7 @@
 
 #include <assert.h>
 
-uint32_t bp_epoch_enter(struct bp_epoch *epoch)
-{
+uint32_t bp_epoch_enter(struct bp_epoch *epoch) {
     /* Goes round again only when the keeper advanced in between, which it does a few times a second. */
     for (;;) {
         uint64_t now = atomic_load(&epoch->current);
@@ -29,21 +28,16 @@ uint32_t bp_epoch_enter(struct bp_epoch *epoch)
     }
 }
 
-void bp_epoch_leave(struct bp_epoch *epoch, uint32_t token)
-{
+void bp_epoch_leave(struct bp_epoch *epoch, uint32_t token) {
     assert(token <= 1);
     int64_t before = atomic_fetch_sub(&epoch->readers[token], 1);
     assert(before > 0);
     (void)before;
 }
 
-uint64_t bp_epoch_ticket(struct bp_epoch *epoch)
-{
-    return atomic_load(&epoch->current) + 2;
-}
+uint64_t bp_epoch_ticket(struct bp_epoch *epoch) { return atomic_load(&epoch->current) + 2; }
 
-bool bp_epoch_passed(struct bp_epoch *epoch, uint64_t ticket)
-{
+bool bp_epoch_passed(struct bp_epoch *epoch, uint64_t ticket) {
     uint64_t now = atomic_load(&epoch->current);
     while (now < ticket && atomic_load(&epoch->readers[(now + 1) & 1u]) == 0) {
         now++;

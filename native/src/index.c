@@ -5,8 +5,9 @@
  *   delete   the same with a tombstone
  *   get      couple down, leaf shared: copy out one version
  *
- * Every allocation precedes every change, so a put that runs out of memory leaves nothing behind but perhaps a split node.
- * The effect enters the history after the leaf is unlocked: the history's lock comes before any node's.
+ * Every allocation precedes every change, so a put that runs out of memory leaves nothing behind
+ * but perhaps a split node. The effect enters the history after the leaf is unlocked: the history's
+ * lock comes before any node's.
  */
 #include <assert.h>
 #include <stdlib.h>
@@ -14,8 +15,7 @@
 
 #include "index_internal.h"
 
-struct bp_index *bp_index_new(const struct bp_index_hooks *hooks)
-{
+struct bp_index *bp_index_new(const struct bp_index_hooks *hooks) {
     struct bp_index *index = aligned_alloc(64, (sizeof *index + 63u) / 64u * 64u);
     if (index == NULL) {
         return NULL;
@@ -37,8 +37,7 @@ struct bp_index *bp_index_new(const struct bp_index_hooks *hooks)
     return index;
 }
 
-void bp_index_free(struct bp_index *index)
-{
+void bp_index_free(struct bp_index *index) {
     if (index == NULL) {
         return;
     }
@@ -47,20 +46,14 @@ void bp_index_free(struct bp_index *index)
     free(index);
 }
 
-void bp_index_fail_allocation(struct bp_index *index, uint64_t n)
-{
-    index->slab.fail_after = n + 1;
-}
-
-static uint64_t counter(const _Atomic uint64_t *value)
-{
+static uint64_t counter(const _Atomic uint64_t *value) {
     return atomic_load_explicit(value, memory_order_relaxed);
 }
 
-void bp_index_get_stats(const struct bp_index *index, struct bp_index_stats *stats)
-{
+void bp_index_get_stats(const struct bp_index *index, struct bp_index_stats *stats) {
     const struct bp_counters *c = &index->counters;
-    uint64_t trimmed_effects = counter(&index->history.head), effects = counter(&index->history.tail);
+    uint64_t trimmed_effects = counter(&index->history.head),
+             effects = counter(&index->history.tail);
     *stats = (struct bp_index_stats){
         .keys = counter(&c->keys),
         .items = counter(&c->items),
@@ -74,7 +67,7 @@ void bp_index_get_stats(const struct bp_index *index, struct bp_index_stats *sta
     };
 }
 
-/* ---- put and delete ------------------------------------------------------------------------------------------------------ */
+/* ---- put and delete -------------------------------------------------------------------------- */
 
 /* Everything a change needs, taken before anything is changed. */
 struct change {
@@ -83,8 +76,7 @@ struct change {
     bool reserved;          /* the slot was reserved here: give it back on failure */
 };
 
-static void change_undo(struct bp_index *index, struct change *change)
-{
+static void change_undo(struct bp_index *index, struct change *change) {
     bp_slab_free(&index->slab, change->older, sizeof *change->older);
     if (change->reserved) {
         bp_attachment_unreserve(&index->leases, change->slot);
@@ -92,14 +84,15 @@ static void change_undo(struct bp_index *index, struct change *change)
 }
 
 /* `item` is NULL for a new key, `lease` 0 for none. False: out of memory, nothing taken. */
-static bool change_prepare(struct bp_index *index, const struct bp_item *item, uint64_t lease, struct change *change)
-{
+static bool change_prepare(struct bp_index *index, const struct bp_item *item, uint64_t lease,
+                           struct change *change) {
     *change = (struct change){0};
     if (!bp_history_reserve(&index->history)) {
         return false;
     }
     if (lease != 0) {
-        if (item != NULL && item->lease_slot != 0 && bp_attachment_id(&index->leases, item->lease_slot) == lease) {
+        if (item != NULL && item->lease_slot != 0 &&
+            bp_attachment_id(&index->leases, item->lease_slot) == lease) {
             change->slot = item->lease_slot;
         } else {
             change->slot = bp_attachment_reserve(&index->leases, lease);
@@ -119,10 +112,12 @@ static bool change_prepare(struct bp_index *index, const struct bp_item *item, u
     return true;
 }
 
-/* Move the item's newest version to the head of its list and write `version` in its place, under the leaf's lock. */
-static void supersede(struct bp_index *index, struct bp_leaf *leaf, struct bp_item *item, const struct bp_version *version,
-                      const struct change *change)
-{
+/*
+ * Move the item's newest version to the head of its list and write `version` in its place, under
+ * the leaf's lock.
+ */
+static void supersede(struct bp_index *index, struct bp_leaf *leaf, struct bp_item *item,
+                      const struct bp_version *version, const struct change *change) {
     struct bp_older *older = change->older;
     uint32_t old_slot = item->lease_slot;
     *older = (struct bp_older){
@@ -134,7 +129,10 @@ static void supersede(struct bp_index *index, struct bp_leaf *leaf, struct bp_it
         .version = item->version,
     };
     bp_rw_lock_exclusive(&leaf->node.lock);
-    atomic_init(&older->at, atomic_load_explicit(&item->at, memory_order_relaxed)); /* under the lock: relocate may come before */
+    atomic_init(
+        &older->at,
+        atomic_load_explicit(&item->at,
+                             memory_order_relaxed)); /* under the lock: relocate may come before */
     bp_older_push(item, older);
     item->revision = version->revision;
     item->create_revision = version->create_revision;
@@ -155,10 +153,12 @@ static void supersede(struct bp_index *index, struct bp_leaf *leaf, struct bp_it
     }
 }
 
-/* The bookkeeping of one change: counters, hash, history. `previous` is a live version or has version 0. */
+/*
+ * The bookkeeping of one change: counters, hash, history. `previous` is a live version or has
+ * version 0.
+ */
 static void account(struct bp_index *index, struct bp_item *item, const struct bp_version *previous,
-                    const struct bp_version *version)
-{
+                    const struct bp_version *version) {
     struct bp_counters *c = &index->counters;
     struct bp_key_hash key = bp_hash_key(bp_item_key(item));
     bp_counter_add(&c->versions, 1);
@@ -176,15 +176,14 @@ static void account(struct bp_index *index, struct bp_item *item, const struct b
     bp_history_push(&index->history, version->revision, item);
 }
 
-static int out_of_memory(struct bp_error *err)
-{
-    return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "the index is out of memory");
+static int out_of_memory(struct bp_error *err) {
+    return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,
+                   "the index is out of memory");
 }
 
 /* A new item with `version`, at `at` of the path's leaf. */
-static struct bp_item *insert_new(struct bp_index *index, struct bp_slice key, struct bp_path *path, uint32_t at,
-                                  const struct bp_version *version, uint32_t slot)
-{
+static struct bp_item *insert_new(struct bp_index *index, struct bp_slice key, struct bp_path *path,
+                                  uint32_t at, const struct bp_version *version, uint32_t slot) {
     struct bp_item *item = bp_item_new(index, key);
     if (item == NULL) {
         return NULL;
@@ -203,11 +202,13 @@ static struct bp_item *insert_new(struct bp_index *index, struct bp_slice key, s
     return item;
 }
 
-int bp_index_put(struct bp_index *index, struct bp_slice key, uint64_t revision, uint64_t lease, bool keep_lease,
-                 const struct bp_value_ref *value, struct bp_version *previous, struct bp_error *err)
-{
+int bp_index_put(struct bp_index *index, struct bp_slice key, uint64_t revision, uint64_t lease,
+                 bool keep_lease, const struct bp_value_ref *value, struct bp_version *previous,
+                 struct bp_error *err) {
     struct bp_path path;
-    struct bp_version none, version = {.revision = revision, .create_revision = revision, .version = 1, .value = *value};
+    struct bp_version none,
+        version = {
+            .revision = revision, .create_revision = revision, .version = 1, .value = *value};
     struct change change;
     bool found;
     previous = previous != NULL ? previous : &none;
@@ -240,8 +241,8 @@ int bp_index_put(struct bp_index *index, struct bp_slice key, uint64_t revision,
     return BP_OK;
 }
 
-int bp_index_delete(struct bp_index *index, struct bp_slice key, uint64_t revision, struct bp_version *previous)
-{
+int bp_index_delete(struct bp_index *index, struct bp_slice key, uint64_t revision,
+                    struct bp_version *previous) {
     struct bp_path path;
     struct bp_version none, tombstone = {.revision = revision, .flags = BP_VERSION_TOMBSTONE};
     struct change change;
@@ -264,10 +265,10 @@ int bp_index_delete(struct bp_index *index, struct bp_slice key, uint64_t revisi
     return 1;
 }
 
-/* ---- the applier's look-ups ---------------------------------------------------------------------------------------------- */
+/* ---- the applier's look-ups ------------------------------------------------------------------ */
 
-bool bp_index_newest(const struct bp_index *index, struct bp_slice key, struct bp_version *version)
-{
+bool bp_index_newest(const struct bp_index *index, struct bp_slice key,
+                     struct bp_version *version) {
     struct bp_path path;
     bool found;
     bp_tree_descend(index, key, &path);
@@ -279,9 +280,8 @@ bool bp_index_newest(const struct bp_index *index, struct bp_slice key, struct b
     return true;
 }
 
-bool bp_index_next_live(const struct bp_index *index, struct bp_slice start, struct bp_slice end, uint8_t *buf,
-                        struct bp_slice *key, struct bp_version *version)
-{
+bool bp_index_next_live(const struct bp_index *index, struct bp_slice start, struct bp_slice end,
+                        uint8_t *buf, struct bp_slice *key, struct bp_version *version) {
     struct bp_slice from = start;
     bool more = true, found;
     while (more) {
@@ -305,10 +305,10 @@ bool bp_index_next_live(const struct bp_index *index, struct bp_slice start, str
     return false;
 }
 
-/* ---- look-ups of any thread ---------------------------------------------------------------------------------------------- */
+/* ---- look-ups of any thread ------------------------------------------------------------------ */
 
-bool bp_index_get(const struct bp_index *index, struct bp_slice key, uint64_t revision, struct bp_version *version)
-{
+bool bp_index_get(const struct bp_index *index, struct bp_slice key, uint64_t revision,
+                  struct bp_version *version) {
     bool found;
     const struct bp_leaf *leaf = bp_tree_lock_leaf(index, key);
     uint32_t at = bp_leaf_search(leaf, key, &found);
@@ -317,9 +317,8 @@ bool bp_index_get(const struct bp_index *index, struct bp_slice key, uint64_t re
     return found && version->version != 0;
 }
 
-bool bp_index_get_exact(const struct bp_index *index, struct bp_slice key, uint64_t revision, struct bp_version *version,
-                        struct bp_version *previous)
-{
+bool bp_index_get_exact(const struct bp_index *index, struct bp_slice key, uint64_t revision,
+                        struct bp_version *version, struct bp_version *previous) {
     bool found;
     const struct bp_leaf *leaf = bp_tree_lock_leaf(index, key);
     uint32_t at = bp_leaf_search(leaf, key, &found);
@@ -334,25 +333,28 @@ bool bp_index_get_exact(const struct bp_index *index, struct bp_slice key, uint6
     return found;
 }
 
-/* ---- the cleaner --------------------------------------------------------------------------------------------------------- */
+/* ---- the cleaner ----------------------------------------------------------------------------- */
 
-bool bp_index_refers(const struct bp_index *index, struct bp_slice key, uint64_t revision, struct bp_pos at,
-                     struct bp_version *version)
-{
+bool bp_index_refers(const struct bp_index *index, struct bp_slice key, uint64_t revision,
+                     struct bp_pos at, struct bp_version *version) {
     return bp_index_get_exact(index, key, revision, version, NULL) && version->version != 0 &&
            bp_pos_u64(version->value.at) == bp_pos_u64(at);
 }
 
-bool bp_index_relocate(struct bp_index *index, struct bp_slice key, uint64_t revision, struct bp_pos from, struct bp_pos to)
-{
+bool bp_index_relocate(struct bp_index *index, struct bp_slice key, uint64_t revision,
+                       struct bp_pos from, struct bp_pos to) {
     bool found;
-    /* Shared is enough: of all fields only `at` changes, atomically, and the applier moves versions under the exclusive lock. */
+    /*
+     * Shared is enough: of all fields only `at` changes, atomically, and the applier moves versions
+     * under the exclusive lock.
+     */
     struct bp_leaf *leaf = bp_tree_lock_leaf(index, key);
     uint32_t i = bp_leaf_search(leaf, key, &found);
     _Atomic uint64_t *at = NULL;
     if (found) {
         struct bp_item *item = leaf->items[i];
-        struct bp_older *older = item->revision > revision ? bp_older_find(item->older, revision) : NULL;
+        struct bp_older *older =
+            item->revision > revision ? bp_older_find(item->older, revision) : NULL;
         if (item->revision == revision && item->version != 0) {
             at = &item->at;
         } else if (older != NULL && older->revision == revision && older->version != 0) {
@@ -360,8 +362,9 @@ bool bp_index_relocate(struct bp_index *index, struct bp_slice key, uint64_t rev
         }
     }
     uint64_t expected = bp_pos_u64(from);
-    bool moved = at != NULL && atomic_compare_exchange_strong_explicit(at, &expected, bp_pos_u64(to), memory_order_relaxed,
-                                                                       memory_order_relaxed);
+    bool moved = at != NULL &&
+                 atomic_compare_exchange_strong_explicit(
+                     at, &expected, bp_pos_u64(to), memory_order_relaxed, memory_order_relaxed);
     bp_tree_unlock(leaf);
     return moved;
 }

@@ -1,5 +1,6 @@
 /*
- * The check: every invariant of the index, walked. For tests and fuzzers; nobody else may use the index meanwhile.
+ * The check: every invariant of the index, walked. For tests and fuzzers; nobody else may use the
+ * index meanwhile.
  *
  *   tree      fences, order, heads, skip, levels, locks free
  *   items     versions in order, depths, links, jumps; at most one version below the trimmed revision
@@ -16,8 +17,7 @@ struct totals {
     uint64_t hash[2];
 };
 
-static size_t shared_prefix(struct bp_slice a, struct bp_slice b)
-{
+static size_t shared_prefix(struct bp_slice a, struct bp_slice b) {
     size_t i = 0;
     while (i < a.size && i < b.size && a.data[i] == b.data[i]) {
         i++;
@@ -25,8 +25,7 @@ static size_t shared_prefix(struct bp_slice a, struct bp_slice b)
     return i;
 }
 
-static uint32_t expected_head(struct bp_slice key, size_t skip)
-{
+static uint32_t expected_head(struct bp_slice key, size_t skip) {
     uint32_t head = 0;
     for (size_t i = 0; i < 4; i++) {
         head = head << 8 | (skip + i < key.size ? key.data[skip + i] : 0u);
@@ -34,14 +33,13 @@ static uint32_t expected_head(struct bp_slice key, size_t skip)
     return head;
 }
 
-static uint64_t gone(const struct bp_index *index)
-{
+static uint64_t gone(const struct bp_index *index) {
     uint64_t trimmed = bp_index_trimmed(index);
     return trimmed > index->history.popped_revision ? trimmed : index->history.popped_revision;
 }
 
-static const char *check_list(const struct bp_index *index, const struct bp_item *item, struct totals *totals)
-{
+static const char *check_list(const struct bp_index *index, const struct bp_item *item,
+                              struct totals *totals) {
     const uint64_t trimmed = bp_index_trimmed(index), recent = gone(index);
     uint32_t below = item->revision <= trimmed;
     const struct bp_older *head = item->older;
@@ -57,7 +55,8 @@ static const char *check_list(const struct bp_index *index, const struct bp_item
         if (o->older == NULL && head->newer != o) {
             return "the head does not know the tail";
         }
-        if (length > 1 && length <= o->depth - head->newer->depth && o->jump->depth != o->depth - length) {
+        if (length > 1 && length <= o->depth - head->newer->depth &&
+            o->jump->depth != o->depth - length) {
             return "a jump lands wrong";
         }
         if (o->version == 0 && (o->create_revision != 0 || o->size != 0 || o->lease != 0)) {
@@ -75,8 +74,8 @@ static const char *check_list(const struct bp_index *index, const struct bp_item
     return below > 1 ? "more than one version below the trimmed revision" : NULL;
 }
 
-static const char *check_item(const struct bp_index *index, const struct bp_item *item, struct totals *totals)
-{
+static const char *check_item(const struct bp_index *index, const struct bp_item *item,
+                              struct totals *totals) {
     totals->items++;
     totals->versions++;
     totals->key_bytes += item->key_size;
@@ -101,15 +100,15 @@ struct range {
     const struct bp_slice *low, *high; /* NULL: none */
 };
 
-static bool in_range(struct bp_slice key, struct range range)
-{
+static bool in_range(struct bp_slice key, struct range range) {
     return (range.low == NULL || bp_slice_compare(*range.low, key) <= 0) &&
            (range.high == NULL || bp_slice_compare(key, *range.high) < 0);
 }
 
-static const char *check_leaf(const struct bp_index *index, const struct bp_leaf *leaf, struct range range, struct totals *totals)
-{
-    size_t skip = range.low != NULL && range.high != NULL ? shared_prefix(*range.low, *range.high) : 0;
+static const char *check_leaf(const struct bp_index *index, const struct bp_leaf *leaf,
+                              struct range range, struct totals *totals) {
+    size_t skip =
+        range.low != NULL && range.high != NULL ? shared_prefix(*range.low, *range.high) : 0;
     if (leaf->node.skip != skip || leaf->node.count > BP_LEAF_FANOUT) {
         return "a leaf's skip or count is wrong";
     }
@@ -132,8 +131,7 @@ static const char *check_leaf(const struct bp_index *index, const struct bp_leaf
     return NULL;
 }
 
-static const char *check_inner_keys(const struct bp_inner *inner, struct range range)
-{
+static const char *check_inner_keys(const struct bp_inner *inner, struct range range) {
     for (uint32_t i = 0; i < inner->node.count; i++) {
         struct bp_slice key = bp_separator_key(inner->separators[i]);
         if (!in_range(key, range) || (range.low != NULL && bp_slice_equal(*range.low, key))) {
@@ -152,9 +150,8 @@ static const char *check_inner_keys(const struct bp_inner *inner, struct range r
     return NULL;
 }
 
-static const char *check_node(const struct bp_index *index, const struct bp_node *node, uint32_t level, struct range range,
-                              struct totals *totals)
-{
+static const char *check_node(const struct bp_index *index, const struct bp_node *node,
+                              uint32_t level, struct range range, struct totals *totals) {
     if (node->level != level || atomic_load_explicit(&node->lock, memory_order_relaxed) != 0) {
         return "a node of the wrong level, or locked";
     }
@@ -164,16 +161,19 @@ static const char *check_node(const struct bp_index *index, const struct bp_node
     const struct bp_inner *inner = (const struct bp_inner *)node;
     const char *wrong = check_inner_keys(inner, range);
     for (uint32_t i = 0; i <= inner->node.count && wrong == NULL; i++) {
-        struct bp_slice low = i == 0 ? bp_slice(NULL, 0) : bp_separator_key(inner->separators[i - 1]);
-        struct bp_slice high = i == inner->node.count ? bp_slice(NULL, 0) : bp_separator_key(inner->separators[i]);
-        struct range inside = {.low = i == 0 ? range.low : &low, .high = i == inner->node.count ? range.high : &high};
-        wrong = check_node(index, inner->children[i], level - 1, inside, totals); /* as deep as the tree: bounded by its limit */
+        struct bp_slice low =
+            i == 0 ? bp_slice(NULL, 0) : bp_separator_key(inner->separators[i - 1]);
+        struct bp_slice high =
+            i == inner->node.count ? bp_slice(NULL, 0) : bp_separator_key(inner->separators[i]);
+        struct range inside = {.low = i == 0 ? range.low : &low,
+                               .high = i == inner->node.count ? range.high : &high};
+        wrong = check_node(index, inner->children[i], level - 1, inside,
+                           totals); /* as deep as the tree: bounded by its limit */
     }
     return wrong;
 }
 
-static const char *check_history(const struct bp_index *index, const struct totals *totals)
-{
+static const char *check_history(const struct bp_index *index, const struct totals *totals) {
     uint64_t head = atomic_load_explicit(&index->history.head, memory_order_relaxed);
     uint64_t tail = atomic_load_explicit(&index->history.tail, memory_order_relaxed);
     uint64_t last = 0, recent = 0;
@@ -183,7 +183,8 @@ static const char *check_history(const struct bp_index *index, const struct tota
         if (effect->revision < last || effect->revision <= bp_index_trimmed(index)) {
             return "effects are not in order, or trimmed";
         }
-        if (!bp_index_get_exact(index, bp_item_key(effect->item), effect->revision, &version, NULL)) {
+        if (!bp_index_get_exact(index, bp_item_key(effect->item), effect->revision, &version,
+                                NULL)) {
             return "an effect without its version";
         }
         last = effect->revision;
@@ -192,14 +193,15 @@ static const char *check_history(const struct bp_index *index, const struct tota
     return recent == totals->recent ? NULL : "a version without its effect";
 }
 
-static const char *check_totals(const struct bp_index *index, const struct totals *totals)
-{
+static const char *check_totals(const struct bp_index *index, const struct totals *totals) {
     struct bp_index_stats stats;
     bp_index_get_stats(index, &stats);
-    if (totals->keys != stats.keys || totals->items != stats.items || totals->versions != stats.versions) {
+    if (totals->keys != stats.keys || totals->items != stats.items ||
+        totals->versions != stats.versions) {
         return "keys, items or versions are miscounted";
     }
-    if (totals->key_bytes != stats.key_bytes || totals->live_value_bytes != stats.live_value_bytes ||
+    if (totals->key_bytes != stats.key_bytes ||
+        totals->live_value_bytes != stats.live_value_bytes ||
         totals->history_value_bytes != stats.history_value_bytes) {
         return "bytes are miscounted";
     }
@@ -209,8 +211,7 @@ static const char *check_totals(const struct bp_index *index, const struct total
     return NULL;
 }
 
-const char *bp_index_check(const struct bp_index *index)
-{
+const char *bp_index_check(const struct bp_index *index) {
     struct totals totals = {0};
     struct range all = {0};
     uint64_t attached = 0;

@@ -1,12 +1,14 @@
 /*
- * The state hash: a 128-bit sum over all live newest versions, two lanes of 64 bits, each modulo 2^64.
+ * The state hash: a 128-bit sum over all live newest versions, two lanes of 64 bits, each modulo
+ * 2^64.
  *
  *   term = H(key) folded with (revision, create_revision) (lease, size:crc) (version)
  *   fold(a, b) = low 64 bits of a * b  xor  high 64 bits of a * b
  *
- * Replicas compare these sums and checkpoints record them: the function is part of the format and never changes (a test
- * holds golden values). The sum does not depend on order or layout, and taking a term away is exact. It finds divergence and
- * damage; it is not meant to withstand someone who chooses keys to make two states collide.
+ * Replicas compare these sums and checkpoints record them: the function is part of the format and
+ * never changes (a test holds golden values). The sum does not depend on order or layout, and
+ * taking a term away is exact. It finds divergence and damage; it is not meant to withstand someone
+ * who chooses keys to make two states collide.
  */
 #include "index_internal.h"
 
@@ -17,14 +19,12 @@ static const uint64_t hash_constants[2][4] = {
     {0xa0761d6478bd642fu, 0xe7037ed1a0b428dbu, 0x8ebc6af09c88c6e3u, 0x589965cc75374cc3u},
 };
 
-static inline uint64_t fold(uint64_t a, uint64_t b)
-{
+static inline uint64_t fold(uint64_t a, uint64_t b) {
     u128 product = (u128)a * b;
     return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
-struct bp_key_hash bp_hash_key(struct bp_slice key)
-{
+struct bp_key_hash bp_hash_key(struct bp_slice key) {
     struct bp_key_hash hash;
     for (int i = 0; i < 2; i++) {
         const uint64_t *k = hash_constants[i];
@@ -33,7 +33,8 @@ struct bp_key_hash bp_hash_key(struct bp_slice key)
         for (; at + 16 <= key.size; at += 16) {
             h = fold(bp_get_u64(key.data + at) ^ k[1], bp_get_u64(key.data + at + 8) ^ h ^ k[2]);
         }
-        if (at < key.size) { /* the rest, padded with zeros; the size above tells padding from zeros */
+        if (at <
+            key.size) { /* the rest, padded with zeros; the size above tells padding from zeros */
             uint8_t rest[16] = {0};
             memcpy(rest, key.data + at, key.size - at);
             h = fold(bp_get_u64(rest) ^ k[1], bp_get_u64(rest + 8) ^ h ^ k[2]);
@@ -43,8 +44,7 @@ struct bp_key_hash bp_hash_key(struct bp_slice key)
     return hash;
 }
 
-static inline uint64_t term(const struct bp_key_hash *key, const struct bp_version *v, int lane)
-{
+static inline uint64_t term(const struct bp_key_hash *key, const struct bp_version *v, int lane) {
     const uint64_t *k = hash_constants[lane];
     uint64_t h = key->lane[lane];
     h = fold(v->revision ^ k[2], v->create_revision ^ h ^ k[3]);
@@ -52,27 +52,24 @@ static inline uint64_t term(const struct bp_key_hash *key, const struct bp_versi
     return fold((uint64_t)v->version ^ k[0], h ^ k[1]);
 }
 
-void bp_hash_add(uint64_t sum[2], const struct bp_key_hash *key, const struct bp_version *version)
-{
+void bp_hash_add(uint64_t sum[2], const struct bp_key_hash *key, const struct bp_version *version) {
     sum[0] += term(key, version, 0);
     sum[1] += term(key, version, 1);
 }
 
-void bp_hash_sub(uint64_t sum[2], const struct bp_key_hash *key, const struct bp_version *version)
-{
+void bp_hash_sub(uint64_t sum[2], const struct bp_key_hash *key, const struct bp_version *version) {
     sum[0] -= term(key, version, 0);
     sum[1] -= term(key, version, 1);
 }
 
-void bp_index_hash_version(struct bp_slice key, const struct bp_version *version, uint64_t hash[2])
-{
+void bp_index_hash_version(struct bp_slice key, const struct bp_version *version,
+                           uint64_t hash[2]) {
     struct bp_key_hash key_hash = bp_hash_key(key);
     hash[0] = hash[1] = 0;
     bp_hash_add(hash, &key_hash, version);
 }
 
-void bp_index_state_hash(const struct bp_index *index, uint64_t hash[2])
-{
+void bp_index_state_hash(const struct bp_index *index, uint64_t hash[2]) {
     hash[0] = index->hash[0];
     hash[1] = index->hash[1];
 }

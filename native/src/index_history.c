@@ -8,28 +8,28 @@
  *   trim, effect (r, item) leaves: the item's versions older than r go, and r's own if it is a tombstone; if that was
  *   the newest, the item goes. Each effect supersedes at most one version, so a step is O(1): it looks at the list's tail only.
  *
- * Lock order: history, then nodes. The applier appends without the lock, pops under it, and changes items after it has let go.
- * Readers hold it shared for at most EFFECTS_PER_LOCK effects: while they do, no effect leaves and so no item that one names.
+ * Lock order: history, then nodes. The applier appends without the lock, pops under it, and changes
+ * items after it has let go. Readers hold it shared for at most EFFECTS_PER_LOCK effects: while
+ * they do, no effect leaves and so no item that one names.
  *
- * Invariants: revisions never fall from head to tail; an item has an effect for each of its versions above the trimmed revision, and
- * at most one version at or below it, which is no tombstone unless its effect is still in the queue.
+ * Invariants: revisions never fall from head to tail; an item has an effect for each of its
+ * versions above the trimmed revision, and at most one version at or below it, which is no
+ * tombstone unless its effect is still in the queue.
  */
 #include <assert.h>
 #include <string.h>
 
 #include "index_internal.h"
 
-enum { RING_FIRST = 16, EFFECTS_PER_LOCK = 256, POP_GROUP = 64 };
+enum { RING_FIRST = 256, EFFECTS_PER_LOCK = 256, POP_GROUP = 64 };
 
 _Static_assert((BP_HISTORY_CHUNK & (BP_HISTORY_CHUNK - 1)) == 0, "a power of two");
 
-static uint64_t load(const _Atomic uint64_t *number)
-{
+static uint64_t load(const _Atomic uint64_t *number) {
     return atomic_load_explicit(number, memory_order_relaxed);
 }
 
-int bp_history_init(struct bp_history *history)
-{
+int bp_history_init(struct bp_history *history) {
     memset(history, 0, sizeof *history);
     bp_slab_init(&history->slab);
     pthread_rwlockattr_t attr;
@@ -43,49 +43,43 @@ int bp_history_init(struct bp_history *history)
     return failed == 0 ? 0 : -1;
 }
 
-void bp_history_destroy(struct bp_history *history)
-{
+void bp_history_destroy(struct bp_history *history) {
     pthread_rwlock_destroy(&history->lock);
     bp_slab_destroy(&history->slab);
 }
 
-static void lock_shared(const struct bp_history *history)
-{
+static void lock_shared(const struct bp_history *history) {
     int failed = pthread_rwlock_rdlock(&((struct bp_history *)(uintptr_t)history)->lock);
     assert(failed == 0);
     (void)failed;
 }
 
-static void unlock(const struct bp_history *history)
-{
+static void unlock(const struct bp_history *history) {
     pthread_rwlock_unlock(&((struct bp_history *)(uintptr_t)history)->lock);
 }
 
-static void lock_exclusive(struct bp_history *history)
-{
+static void lock_exclusive(struct bp_history *history) {
     int failed = pthread_rwlock_wrlock(&history->lock);
     assert(failed == 0);
     (void)failed;
 }
 
-/* ---- the queue ----------------------------------------------------------------------------------------------------------- */
+/* ---- the queue ------------------------------------------------------------------------------- */
 
 enum { CHUNK_BYTES = BP_HISTORY_CHUNK * sizeof(struct bp_effect) };
 
-static struct bp_effect **chunk_at(const struct bp_history *history, uint64_t number)
-{
+static struct bp_effect **chunk_at(const struct bp_history *history, uint64_t number) {
     return &history->ring[number / BP_HISTORY_CHUNK & (history->ring_size - 1)];
 }
 
-struct bp_effect *bp_history_effect(const struct bp_history *history, uint64_t number)
-{
+struct bp_effect *bp_history_effect(const struct bp_history *history, uint64_t number) {
     return &(*chunk_at(history, number))[number % BP_HISTORY_CHUNK];
 }
 
-static bool ring_grow(struct bp_history *history)
-{
+static bool ring_grow(struct bp_history *history) {
     uint64_t old_size = history->ring_size, size = old_size == 0 ? RING_FIRST : old_size * 2;
-    struct bp_effect **ring = bp_slab_alloc(&history->slab, size * sizeof(struct bp_effect *)), **old = history->ring;
+    struct bp_effect **ring = bp_slab_alloc(&history->slab, size * sizeof(struct bp_effect *)),
+                     **old = history->ring;
     if (ring == NULL) {
         return false;
     }
@@ -101,9 +95,11 @@ static bool ring_grow(struct bp_history *history)
     return true;
 }
 
-/* A chunk exists for the tail exactly if the tail is inside one, or if an earlier reserve was not used. */
-bool bp_history_reserve(struct bp_history *history)
-{
+/*
+ * A chunk exists for the tail exactly if the tail is inside one, or if an earlier reserve was not
+ * used.
+ */
+bool bp_history_reserve(struct bp_history *history) {
     uint64_t tail = load(&history->tail), first = load(&history->head) / BP_HISTORY_CHUNK;
     if (tail % BP_HISTORY_CHUNK != 0 || history->spare) {
         return true;
@@ -120,16 +116,16 @@ bool bp_history_reserve(struct bp_history *history)
     return true;
 }
 
-void bp_history_push(struct bp_history *history, uint64_t revision, struct bp_item *item)
-{
+void bp_history_push(struct bp_history *history, uint64_t revision, struct bp_item *item) {
     uint64_t tail = load(&history->tail);
     *bp_history_effect(history, tail) = (struct bp_effect){.revision = revision, .item = item};
     history->spare = false;
-    atomic_store_explicit(&history->tail, tail + 1, memory_order_release); /* readers see the effect with the number */
+    atomic_store_explicit(&history->tail, tail + 1,
+                          memory_order_release); /* readers see the effect with the number */
 }
 
-bool bp_history_fill(struct bp_history *history, const struct bp_effect *effects, uint64_t n, uint64_t floor)
-{
+bool bp_history_fill(struct bp_history *history, const struct bp_effect *effects, uint64_t n,
+                     uint64_t floor) {
     for (uint64_t i = 0; i < n; i++) {
         if (!bp_history_reserve(history)) {
             return false;
@@ -142,8 +138,8 @@ bool bp_history_fill(struct bp_history *history, const struct bp_effect *effects
 }
 
 /* Take up to n effects with revision <= `through` off the queue. */
-static uint32_t pop(struct bp_history *history, uint64_t through, struct bp_effect *effects, uint32_t n)
-{
+static uint32_t pop(struct bp_history *history, uint64_t through, struct bp_effect *effects,
+                    uint32_t n) {
     uint64_t head = load(&history->head), tail = load(&history->tail);
     uint32_t got = 0;
     if (head == tail || bp_history_effect(history, head)->revision > through) {
@@ -167,11 +163,13 @@ static uint32_t pop(struct bp_history *history, uint64_t through, struct bp_effe
     return got;
 }
 
-/* ---- trimming ------------------------------------------------------------------------------------------------------------ */
+/* ---- trimming -------------------------------------------------------------------------------- */
 
-/* Forgetting the effect of `revision` changes nothing when it superseded nothing that is retained and is no tombstone. */
-static bool keeps_all(const struct bp_item *item, uint64_t revision)
-{
+/*
+ * Forgetting the effect of `revision` changes nothing when it superseded nothing that is retained
+ * and is no tombstone.
+ */
+static bool keeps_all(const struct bp_item *item, uint64_t revision) {
     const struct bp_older *tail = bp_older_tail(item);
     if (tail != NULL) {
         return tail->revision > revision || (tail->revision == revision && tail->version != 0);
@@ -179,14 +177,13 @@ static bool keeps_all(const struct bp_item *item, uint64_t revision)
     return item->revision != revision || item->version != 0;
 }
 
-static bool tail_goes(const struct bp_item *item, uint64_t revision)
-{
+static bool tail_goes(const struct bp_item *item, uint64_t revision) {
     const struct bp_older *tail = bp_older_tail(item);
-    return tail != NULL && (tail->revision < revision || (tail->revision == revision && tail->version == 0));
+    return tail != NULL &&
+           (tail->revision < revision || (tail->revision == revision && tail->version == 0));
 }
 
-static void drop(struct bp_index *index, struct bp_older *older)
-{
+static void drop(struct bp_index *index, struct bp_older *older) {
     bp_counter_sub(&index->counters.versions, 1);
     if (older->version != 0) {
         struct bp_version version;
@@ -199,8 +196,8 @@ static void drop(struct bp_index *index, struct bp_older *older)
     bp_slab_free(&index->slab, older, sizeof *older);
 }
 
-static void drop_item(struct bp_index *index, struct bp_path *path, uint32_t at, struct bp_item *item)
-{
+static void drop_item(struct bp_index *index, struct bp_path *path, uint32_t at,
+                      struct bp_item *item) {
     bp_tree_remove(index, path, at);
     bp_counter_sub(&index->counters.versions, 1);
     bp_counter_sub(&index->counters.items, 1);
@@ -208,8 +205,7 @@ static void drop_item(struct bp_index *index, struct bp_path *path, uint32_t at,
     bp_item_free(index, item);
 }
 
-static void forget(struct bp_index *index, struct bp_item *item, uint64_t revision)
-{
+static void forget(struct bp_index *index, struct bp_item *item, uint64_t revision) {
     if (keeps_all(item, revision)) {
         return;
     }
@@ -229,8 +225,7 @@ static void forget(struct bp_index *index, struct bp_item *item, uint64_t revisi
     }
 }
 
-static void forget_all(struct bp_index *index, const struct bp_effect *effects, uint32_t n)
-{
+static void forget_all(struct bp_index *index, const struct bp_effect *effects, uint32_t n) {
     struct bp_slice keys[POP_GROUP];
     uint32_t k = 0;
     for (uint32_t i = 0; i < n; i++) {
@@ -248,19 +243,18 @@ static void forget_all(struct bp_index *index, const struct bp_effect *effects, 
     }
 }
 
-static void raise_trimmed(struct bp_history *history, uint64_t revision)
-{
+static void raise_trimmed(struct bp_history *history, uint64_t revision) {
     if (load(&history->trimmed) < revision) {
         atomic_store_explicit(&history->trimmed, revision, memory_order_release);
     }
 }
 
-bool bp_index_trim(struct bp_index *index, uint64_t revision, uint32_t max_effects)
-{
+bool bp_index_trim(struct bp_index *index, uint64_t revision, uint32_t max_effects) {
     struct bp_history *history = &index->history;
     struct bp_effect effects[POP_GROUP];
     while (max_effects > 0) {
-        uint32_t n = pop(history, revision, effects, max_effects < POP_GROUP ? max_effects : POP_GROUP);
+        uint32_t n =
+            pop(history, revision, effects, max_effects < POP_GROUP ? max_effects : POP_GROUP);
         if (n == 0) {
             break;
         }
@@ -276,16 +270,15 @@ bool bp_index_trim(struct bp_index *index, uint64_t revision, uint32_t max_effec
     return false;
 }
 
-uint64_t bp_index_trimmed(const struct bp_index *index)
-{
+uint64_t bp_index_trimmed(const struct bp_index *index) {
     return atomic_load_explicit(&index->history.trimmed, memory_order_acquire);
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 /* The first effect number in [low, tail) with revision >= `revision`. The caller holds the lock. */
-static uint64_t first_at(const struct bp_history *history, uint64_t low, uint64_t tail, uint64_t revision)
-{
+static uint64_t first_at(const struct bp_history *history, uint64_t low, uint64_t tail,
+                         uint64_t revision) {
     while (low < tail) {
         uint64_t middle = low + (tail - low) / 2;
         if (bp_history_effect(history, middle)->revision < revision) {
@@ -298,18 +291,18 @@ static uint64_t first_at(const struct bp_history *history, uint64_t low, uint64_
 }
 
 struct reading {
-    uint64_t at;        /* number of the next effect; valid once placed */
+    uint64_t at; /* number of the next effect; valid once placed */
     bool placed;
     uint64_t through;
-    uint64_t left;      /* effects before the next revision must not begin */
-    uint64_t revision;  /* of the last effect visited */
+    uint64_t left;     /* effects before the next revision must not begin */
+    uint64_t revision; /* of the last effect visited */
     bool finished;
     bp_history_visit visit;
     void *arg;
 };
 
-static int visit_effect(const struct bp_index *index, struct reading *reading, const struct bp_effect *effect)
-{
+static int visit_effect(const struct bp_index *index, struct reading *reading,
+                        const struct bp_effect *effect) {
     struct bp_version version, previous;
     struct bp_slice key = bp_item_key(effect->item);
     bool found = bp_index_get_exact(index, key, effect->revision, &version, &previous);
@@ -319,16 +312,19 @@ static int visit_effect(const struct bp_index *index, struct reading *reading, c
 }
 
 /* One lock period. */
-static int read_some(const struct bp_index *index, struct reading *reading)
-{
+static int read_some(const struct bp_index *index, struct reading *reading) {
     const struct bp_history *history = &index->history;
     uint64_t tail = atomic_load_explicit(&history->tail, memory_order_acquire);
     for (uint32_t n = 0; n < EFFECTS_PER_LOCK; n++, reading->at++) {
-        const struct bp_effect *effect = reading->at < tail ? bp_history_effect(history, reading->at) : NULL;
+        const struct bp_effect *effect =
+            reading->at < tail ? bp_history_effect(history, reading->at) : NULL;
         bool next_revision = effect == NULL || effect->revision != reading->revision;
-        if (effect == NULL || effect->revision > reading->through || (next_revision && reading->left == 0)) {
+        if (effect == NULL || effect->revision > reading->through ||
+            (next_revision && reading->left == 0)) {
             reading->finished = true;
-            reading->revision = effect != NULL && effect->revision <= reading->through ? effect->revision : reading->through + 1;
+            reading->revision = effect != NULL && effect->revision <= reading->through
+                                    ? effect->revision
+                                    : reading->through + 1;
             return 0;
         }
         reading->revision = effect->revision;
@@ -341,9 +337,8 @@ static int read_some(const struct bp_index *index, struct reading *reading)
     return 0;
 }
 
-int bp_history_scan(const struct bp_index *index, uint64_t from, uint64_t through, uint32_t max, uint64_t *next,
-                    bp_history_visit visit, void *arg)
-{
+int bp_history_scan(const struct bp_index *index, uint64_t from, uint64_t through, uint32_t max,
+                    uint64_t *next, bp_history_visit visit, void *arg) {
     const struct bp_history *history = &index->history;
     struct reading reading = {.through = through, .left = max, .visit = visit, .arg = arg};
     int result = 0;
@@ -356,8 +351,9 @@ int bp_history_scan(const struct bp_index *index, uint64_t from, uint64_t throug
             result = BP_OUT_OF_RANGE;
         } else {
             if (!reading.placed) {
-                reading.at = first_at(history, load(&history->head), atomic_load_explicit(&history->tail, memory_order_acquire),
-                                      from);
+                reading.at =
+                    first_at(history, load(&history->head),
+                             atomic_load_explicit(&history->tail, memory_order_acquire), from);
                 reading.placed = true;
             }
             result = read_some(index, &reading);

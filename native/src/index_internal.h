@@ -31,18 +31,18 @@
 #include "limits.h"
 #include "slab.h"
 
-/* ---- the lock of a node ------------------------------------------------------------------------------------------------ */
+/* ---- the lock of a node ---------------------------------------------------------------------- */
 
 /*
- * Readers count in the low bits; the one writer sets the high bit, which keeps new readers out, and waits for the count
- * to drop. Nothing blocks or waits for I/O under it, so waiting is a short spin and then giving up the processor.
+ * Readers count in the low bits; the one writer sets the high bit, which keeps new readers out, and
+ * waits for the count to drop. Nothing blocks or waits for I/O under it, so waiting is a short spin
+ * and then giving up the processor.
  */
 #define BP_RW_WRITER 0x80000000u
 
 typedef _Atomic uint32_t bp_rw_lock;
 
-static inline void bp_rw_pause(uint32_t *spins)
-{
+static inline void bp_rw_pause(uint32_t *spins) {
     if (++*spins < 64) {
 #if defined(__x86_64__) || defined(__i386__)
         __builtin_ia32_pause();
@@ -54,8 +54,7 @@ static inline void bp_rw_pause(uint32_t *spins)
     }
 }
 
-static inline void bp_rw_lock_shared(bp_rw_lock *lock)
-{
+static inline void bp_rw_lock_shared(bp_rw_lock *lock) {
     uint32_t spins = 0;
     while ((atomic_fetch_add_explicit(lock, 1, memory_order_acquire) & BP_RW_WRITER) != 0) {
         atomic_fetch_sub_explicit(lock, 1, memory_order_relaxed);
@@ -65,13 +64,11 @@ static inline void bp_rw_lock_shared(bp_rw_lock *lock)
     }
 }
 
-static inline void bp_rw_unlock_shared(bp_rw_lock *lock)
-{
+static inline void bp_rw_unlock_shared(bp_rw_lock *lock) {
     atomic_fetch_sub_explicit(lock, 1, memory_order_release);
 }
 
-static inline void bp_rw_lock_exclusive(bp_rw_lock *lock)
-{
+static inline void bp_rw_lock_exclusive(bp_rw_lock *lock) {
     uint32_t spins = 0;
     atomic_fetch_or_explicit(lock, BP_RW_WRITER, memory_order_acquire);
     while (atomic_load_explicit(lock, memory_order_acquire) != BP_RW_WRITER) {
@@ -79,12 +76,11 @@ static inline void bp_rw_lock_exclusive(bp_rw_lock *lock)
     }
 }
 
-static inline void bp_rw_unlock_exclusive(bp_rw_lock *lock)
-{
+static inline void bp_rw_unlock_exclusive(bp_rw_lock *lock) {
     atomic_fetch_and_explicit(lock, ~BP_RW_WRITER, memory_order_release);
 }
 
-/* ---- items and versions ------------------------------------------------------------------------------------------------ */
+/* ---- items and versions ---------------------------------------------------------------------- */
 
 struct bp_older {
     uint64_t revision;
@@ -116,33 +112,27 @@ enum { BP_ITEM_HEADER = offsetof(struct bp_item, key) };
 
 _Static_assert(BP_ITEM_HEADER == 54, "54 bytes beside each key");
 
-static inline size_t bp_item_bytes(size_t key_size)
-{
-    return BP_ITEM_HEADER + key_size;
-}
+static inline size_t bp_item_bytes(size_t key_size) { return BP_ITEM_HEADER + key_size; }
 
-static inline struct bp_slice bp_item_key(const struct bp_item *item)
-{
+static inline struct bp_slice bp_item_key(const struct bp_item *item) {
     return bp_slice(item->key, item->key_size);
 }
 
-static inline bool bp_item_live(const struct bp_item *item)
-{
-    return item->version != 0;
-}
+static inline bool bp_item_live(const struct bp_item *item) { return item->version != 0; }
 
-static inline struct bp_pos bp_pos_of(uint64_t at)
-{
+static inline struct bp_pos bp_pos_of(uint64_t at) {
     struct bp_pos pos = {.segment = (uint32_t)(at >> 32), .offset = (uint32_t)at};
     return pos;
 }
 
-/* ---- nodes ------------------------------------------------------------------------------------------------------------- */
+/* ---- nodes ----------------------------------------------------------------------------------- */
 
 /*
- * Every key that the tree routes to a leaf begins with the `skip` bytes its two fences (the separators left and right of it in
- * its ancestors) have in common; a fence at the edge of the tree is absent, and skip 0. So a search in a leaf never needs to look at a
- * key to check the prefix. In an inner node `skip` bytes are common to its separators, and a search compares them with the first.
+ * Every key that the tree routes to a leaf begins with the `skip` bytes its two fences (the
+ * separators left and right of it in its ancestors) have in common; a fence at the edge of the tree
+ * is absent, and skip 0. So a search in a leaf never needs to look at a key to check the prefix. In
+ * an inner node `skip` bytes are common to its separators, and a search compares them with the
+ * first.
  */
 enum { BP_LEAF_FANOUT = 63, BP_INNER_FANOUT = 255, BP_TREE_HEIGHT_MAX = 16 };
 
@@ -167,18 +157,18 @@ struct bp_separator {
 struct bp_inner {
     struct bp_node node;
     uint32_t heads[BP_INNER_FANOUT];
-    struct bp_separator *separators[BP_INNER_FANOUT]; /* child i holds keys >= separator i - 1 and < separator i */
+    struct bp_separator
+        *separators[BP_INNER_FANOUT]; /* child i holds keys >= separator i - 1 and < separator i */
     struct bp_node *children[BP_INNER_FANOUT + 1];
 };
 
 _Static_assert(sizeof(struct bp_leaf) == 768, "a leaf is 12 cache lines");
 
-static inline struct bp_slice bp_separator_key(const struct bp_separator *separator)
-{
+static inline struct bp_slice bp_separator_key(const struct bp_separator *separator) {
     return bp_slice(separator->bytes, separator->size);
 }
 
-/* ---- leases ------------------------------------------------------------------------------------------------------------ */
+/* ---- leases ---------------------------------------------------------------------------------- */
 
 enum { BP_ATTACHMENT_CHUNKS = 26, BP_ATTACHMENT_CHUNK_FIRST = 64 };
 
@@ -192,7 +182,10 @@ struct bp_attachment_list {
     } items;
 };
 
-/* Chunk k holds BP_ATTACHMENT_CHUNK_FIRST << k slots and never moves: a reader may look up the id of an attached item's slot. */
+/*
+ * Chunk k holds BP_ATTACHMENT_CHUNK_FIRST << k slots and never moves: a reader may look up the id
+ * of an attached item's slot.
+ */
 struct bp_attachments {
     struct bp_slab *slab;
     struct bp_attachment_list *chunks[BP_ATTACHMENT_CHUNKS];
@@ -204,7 +197,7 @@ struct bp_attachments {
     uint32_t free; /* first free slot, or 0 */
 };
 
-/* ---- history ----------------------------------------------------------------------------------------------------------- */
+/* ---- history --------------------------------------------------------------------------------- */
 
 enum { BP_HISTORY_CHUNK = 1024 };
 
@@ -214,21 +207,22 @@ struct bp_effect {
 };
 
 /*
- * Effect number s lies in ring[(s / CHUNK) & mask][s % CHUNK]. Effects [head, tail) exist. The applier appends without the lock
- * (tail is released after the effect is written); what moves or frees memory takes it exclusively.
+ * Effect number s lies in ring[(s / CHUNK) & mask][s % CHUNK]. Effects [head, tail) exist. The
+ * applier appends without the lock (tail is released after the effect is written); what moves or
+ * frees memory takes it exclusively.
  */
 struct bp_history {
     pthread_rwlock_t lock;
     struct bp_effect **ring;
     uint64_t ring_size; /* a power of two, or 0 */
     _Atomic uint64_t head, tail;
-    bool spare; /* the chunk for the tail is there though the tail is not in it yet */
+    bool spare;               /* the chunk for the tail is there though the tail is not in it yet */
     uint64_t popped_revision; /* of the newest effect that was popped (lock) */
     _Atomic uint64_t trimmed;
     struct bp_slab slab;
 };
 
-/* ---- the index --------------------------------------------------------------------------------------------------------- */
+/* ---- the index ------------------------------------------------------------------------------- */
 
 struct bp_counters {
     _Atomic uint64_t keys, items, versions, key_bytes, live_value_bytes, history_value_bytes;
@@ -248,27 +242,23 @@ struct bp_index {
 };
 
 /* Only the applier changes counters, so these are no read-modify-write instructions. */
-static inline void bp_counter_add(_Atomic uint64_t *counter, uint64_t n)
-{
+static inline void bp_counter_add(_Atomic uint64_t *counter, uint64_t n) {
     atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n,
                           memory_order_relaxed);
 }
 
-static inline void bp_counter_sub(_Atomic uint64_t *counter, uint64_t n)
-{
+static inline void bp_counter_sub(_Atomic uint64_t *counter, uint64_t n) {
     bp_counter_add(counter, 0 - n);
 }
 
-/* Lets n more allocations succeed and fails the one after them; for tests of what happens then. */
-__attribute__((visibility("default"))) void bp_index_fail_allocation(struct bp_index *index, uint64_t n);
-
-/* ---- index_item.c ------------------------------------------------------------------------------------------------------ */
+/* ---- index_item.c ---------------------------------------------------------------------------- */
 
 struct bp_item *bp_item_new(struct bp_index *index, struct bp_slice key);
 void bp_item_free(struct bp_index *index, struct bp_item *item);
 /* The newest version of an item nobody else knows yet. */
 void bp_item_write(struct bp_item *item, const struct bp_version *version, uint32_t slot);
-void bp_item_version(const struct bp_index *index, const struct bp_item *item, struct bp_version *version);
+void bp_item_version(const struct bp_index *index, const struct bp_item *item,
+                     struct bp_version *version);
 void bp_older_version(const struct bp_older *older, struct bp_version *version);
 /* The newest of the list with revision <= `revision`, or NULL. `head` may be NULL. */
 struct bp_older *bp_older_find(struct bp_older *head, uint64_t revision);
@@ -276,15 +266,14 @@ struct bp_older *bp_older_find(struct bp_older *head, uint64_t revision);
 void bp_older_push(struct bp_item *item, struct bp_older *older);
 /* Take off the tail. The list is not empty. */
 struct bp_older *bp_older_pop(struct bp_item *item);
-static inline struct bp_older *bp_older_tail(const struct bp_item *item)
-{
+static inline struct bp_older *bp_older_tail(const struct bp_item *item) {
     return item->older == NULL ? NULL : item->older->newer;
 }
 /* The version visible at `revision`, tombstones included; false when the key had none. */
 bool bp_item_at(const struct bp_index *index, const struct bp_item *item, uint64_t revision,
                 struct bp_version *version);
 
-/* ---- index_tree.c ------------------------------------------------------------------------------------------------------ */
+/* ---- index_tree.c ---------------------------------------------------------------------------- */
 
 struct bp_path {
     struct bp_leaf *leaf;
@@ -305,26 +294,37 @@ struct bp_fence {
 int bp_tree_init(struct bp_index *index);
 /* The applier: to the leaf where `key` belongs, without locks. */
 void bp_tree_descend(const struct bp_index *index, struct bp_slice key, struct bp_path *path);
+/* To the last leaf. */
+void bp_tree_descend_last(const struct bp_index *index, struct bp_path *path);
 /* Fences of the leaf at the end of a path; false when it lies at that edge of the tree. */
 bool bp_path_low(const struct bp_path *path, uint32_t level, struct bp_slice *fence);
 bool bp_path_high(const struct bp_path *path, uint32_t level, struct bp_slice *fence);
-/* First position in a leaf whose key is >= key; *equal says whether it is that key. `key` is routed to this leaf or is its high fence. */
+/*
+ * First position in a leaf whose key is >= key; *equal says whether it is that key. `key` is routed
+ * to this leaf or is its high fence.
+ */
 uint32_t bp_leaf_search(const struct bp_leaf *leaf, struct bp_slice key, bool *equal);
 /* A reader: the leaf where `key` belongs, locked shared. */
 struct bp_leaf *bp_tree_lock_leaf(const struct bp_index *index, struct bp_slice key);
 /* As above, copying the leaf's high fence. */
-struct bp_leaf *bp_tree_lock_forward(const struct bp_index *index, struct bp_slice key, struct bp_fence *high);
+struct bp_leaf *bp_tree_lock_forward(const struct bp_index *index, struct bp_slice key,
+                                     struct bp_fence *high);
 /* The leaf with the keys right before `key` (NULL: the last leaf), copying its low fence. */
-struct bp_leaf *bp_tree_lock_backward(const struct bp_index *index, const struct bp_slice *key, struct bp_fence *low);
+struct bp_leaf *bp_tree_lock_backward(const struct bp_index *index, const struct bp_slice *key,
+                                      struct bp_fence *low);
 void bp_tree_unlock(const struct bp_leaf *leaf);
-/* Make room for one more at position `at` of the path's leaf, splitting as needed; path and *at are renewed. False: out of memory or too high. */
-bool bp_tree_make_room(struct bp_index *index, struct bp_slice key, struct bp_path *path, uint32_t *at);
+/*
+ * Make room for one more at position `at` of the path's leaf, splitting as needed; path and *at are
+ * renewed. False: out of memory or too high.
+ */
+bool bp_tree_make_room(struct bp_index *index, struct bp_slice key, struct bp_path *path,
+                       uint32_t *at);
 /* Put the item at its place; there is room. */
 void bp_tree_insert(struct bp_leaf *leaf, uint32_t at, struct bp_item *item);
 /* Take the item at `at` out of the path's leaf, merging what has become too empty. */
 void bp_tree_remove(struct bp_index *index, struct bp_path *path, uint32_t at);
 
-/* ---- index_lease.c ----------------------------------------------------------------------------------------------------- */
+/* ---- index_lease.c --------------------------------------------------------------------------- */
 
 void bp_attachments_init(struct bp_attachments *leases, struct bp_slab *slab);
 /* The slot of `id` with room for one more item; 0 when memory is out. */
@@ -336,10 +336,11 @@ uint64_t bp_attachment_id(const struct bp_attachments *leases, uint32_t slot);
 /* The caller sets item->lease_slot, under the leaf's lock; these keep the lists and lease_place. */
 void bp_attach(struct bp_attachments *leases, uint32_t slot, struct bp_item *item);
 void bp_detach(struct bp_attachments *leases, uint32_t slot, struct bp_item *item);
-struct bp_item *const *bp_attachment_items(const struct bp_attachments *leases, uint32_t slot, uint32_t *count);
+struct bp_item *const *bp_attachment_items(const struct bp_attachments *leases, uint32_t slot,
+                                           uint32_t *count);
 const char *bp_attachments_check(const struct bp_attachments *leases, uint64_t *attached);
 
-/* ---- index_hash.c ------------------------------------------------------------------------------------------------------ */
+/* ---- index_hash.c ---------------------------------------------------------------------------- */
 
 struct bp_key_hash {
     uint64_t lane[2];
@@ -350,7 +351,7 @@ struct bp_key_hash bp_hash_key(struct bp_slice key);
 void bp_hash_add(uint64_t sum[2], const struct bp_key_hash *key, const struct bp_version *version);
 void bp_hash_sub(uint64_t sum[2], const struct bp_key_hash *key, const struct bp_version *version);
 
-/* ---- index_history.c --------------------------------------------------------------------------------------------------- */
+/* ---- index_history.c ------------------------------------------------------------------------- */
 
 int bp_history_init(struct bp_history *history);
 void bp_history_destroy(struct bp_history *history);
@@ -358,7 +359,11 @@ void bp_history_destroy(struct bp_history *history);
 bool bp_history_reserve(struct bp_history *history);
 void bp_history_push(struct bp_history *history, uint64_t revision, struct bp_item *item);
 struct bp_effect *bp_history_effect(const struct bp_history *history, uint64_t number);
-/* Fill an empty history with effects in order of revision; everything <= floor counts as trimmed. False: out of memory. */
-bool bp_history_fill(struct bp_history *history, const struct bp_effect *effects, uint64_t n, uint64_t floor);
+/*
+ * Fill an empty history with effects in order of revision; everything <= floor counts as trimmed.
+ * False: out of memory.
+ */
+bool bp_history_fill(struct bp_history *history, const struct bp_effect *effects, uint64_t n,
+                     uint64_t floor);
 
 #endif

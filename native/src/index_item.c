@@ -5,18 +5,19 @@
  *            7 -> 6 ---> 4 ------------> 0
  *            older:  8 -> 7 -> 6 -> 5 -> 4 -> 3 ...
  *
- * From d any target below is reached in O(log^2) steps: jump while the landing is still too new, else step by one.
- * Versions leave only at the tail, so a jump from depth d is good exactly while its length is <= d - depth of the tail.
+ * From d any target below is reached in O(log^2) steps: jump while the landing is still too new,
+ * else step by one. Versions leave only at the tail, so a jump from depth d is good exactly while
+ * its length is <= d - depth of the tail.
  *
- * Invariants: revisions fall strictly along `older`; depths fall by one; all are below the item's newest revision.
+ * Invariants: revisions fall strictly along `older`; depths fall by one; all are below the item's
+ * newest revision.
  */
 #include <assert.h>
 #include <string.h>
 
 #include "index_internal.h"
 
-struct bp_item *bp_item_new(struct bp_index *index, struct bp_slice key)
-{
+struct bp_item *bp_item_new(struct bp_index *index, struct bp_slice key) {
     assert(key.size > 0 && key.size <= BP_STORED_KEY_MAX);
     struct bp_item *item = bp_slab_alloc(&index->slab, bp_item_bytes(key.size));
     if (item == NULL) {
@@ -28,13 +29,11 @@ struct bp_item *bp_item_new(struct bp_index *index, struct bp_slice key)
     return item;
 }
 
-void bp_item_free(struct bp_index *index, struct bp_item *item)
-{
+void bp_item_free(struct bp_index *index, struct bp_item *item) {
     bp_slab_free(&index->slab, item, bp_item_bytes(item->key_size));
 }
 
-void bp_item_write(struct bp_item *item, const struct bp_version *version, uint32_t slot)
-{
+void bp_item_write(struct bp_item *item, const struct bp_version *version, uint32_t slot) {
     item->revision = version->revision;
     item->create_revision = version->create_revision;
     atomic_init(&item->at, bp_pos_u64(version->value.at));
@@ -44,8 +43,8 @@ void bp_item_write(struct bp_item *item, const struct bp_version *version, uint3
     item->lease_slot = slot;
 }
 
-void bp_item_version(const struct bp_index *index, const struct bp_item *item, struct bp_version *version)
-{
+void bp_item_version(const struct bp_index *index, const struct bp_item *item,
+                     struct bp_version *version) {
     *version = (struct bp_version){
         .revision = item->revision,
         .create_revision = item->create_revision,
@@ -58,8 +57,7 @@ void bp_item_version(const struct bp_index *index, const struct bp_item *item, s
     };
 }
 
-void bp_older_version(const struct bp_older *older, struct bp_version *version)
-{
+void bp_older_version(const struct bp_older *older, struct bp_version *version) {
     *version = (struct bp_version){
         .revision = older->revision,
         .create_revision = older->create_revision,
@@ -72,13 +70,11 @@ void bp_older_version(const struct bp_older *older, struct bp_version *version)
     };
 }
 
-static uint32_t jump_length(const struct bp_older *older)
-{
+static uint32_t jump_length(const struct bp_older *older) {
     return older->depth & (0u - older->depth); /* 0 at depth 0, after a wrap: no jump */
 }
 
-struct bp_older *bp_older_find(struct bp_older *head, uint64_t revision)
-{
+struct bp_older *bp_older_find(struct bp_older *head, uint64_t revision) {
     if (head == NULL || head->revision <= revision) {
         return head;
     }
@@ -96,8 +92,7 @@ struct bp_older *bp_older_find(struct bp_older *head, uint64_t revision)
 }
 
 /* The version `length` below the one that is pushed on `head`, or NULL when it is gone. */
-static struct bp_older *jump_target(struct bp_older *head, uint32_t length)
-{
+static struct bp_older *jump_target(struct bp_older *head, uint32_t length) {
     const uint32_t last = head->newer->depth;
     struct bp_older *target = head;
     uint32_t rest = length - 1;
@@ -112,8 +107,7 @@ static struct bp_older *jump_target(struct bp_older *head, uint32_t length)
     return target;
 }
 
-void bp_older_push(struct bp_item *item, struct bp_older *older)
-{
+void bp_older_push(struct bp_item *item, struct bp_older *older) {
     struct bp_older *head = item->older;
     older->older = head;
     older->jump = NULL;
@@ -133,8 +127,7 @@ void bp_older_push(struct bp_item *item, struct bp_older *older)
     item->older = older;
 }
 
-struct bp_older *bp_older_pop(struct bp_item *item)
-{
+struct bp_older *bp_older_pop(struct bp_item *item) {
     struct bp_older *head = item->older, *tail = head->newer;
     if (tail == head) {
         item->older = NULL;
@@ -146,8 +139,7 @@ struct bp_older *bp_older_pop(struct bp_item *item)
 }
 
 bool bp_item_at(const struct bp_index *index, const struct bp_item *item, uint64_t revision,
-                struct bp_version *version)
-{
+                struct bp_version *version) {
     if (item->revision <= revision) {
         bp_item_version(index, item, version);
         return true;

@@ -5,11 +5,13 @@
  *   (open addressing)                                                        ^
  *                                item b: lease_slot 7, lease_place 1 --------'
  *
- * Detaching moves the last item of the list to the place that falls free. Lists grow by a quarter (capacity 1 lies in the slot
- * itself), so that slack stays small beside millions of keys, and shrink when half empty. A slot lives while its list has items.
+ * Detaching moves the last item of the list to the place that falls free. Lists grow by a quarter
+ * (capacity 1 lies in the slot itself), so that slack stays small beside millions of keys, and
+ * shrink when half empty. A slot lives while its list has items.
  *
- * Invariants: list[i]->lease_place == i, list[i]->lease_slot == the slot; an id is in the table exactly if its slot is in use;
- * the table is at most half full. All is the applier's, but for the id of a slot that has items (see index_internal.h).
+ * Invariants: list[i]->lease_place == i, list[i]->lease_slot == the slot; an id is in the table
+ * exactly if its slot is in use; the table is at most half full. All is the applier's, but for the
+ * id of a slot that has items (see index_internal.h).
  */
 #include <assert.h>
 #include <string.h>
@@ -18,17 +20,15 @@
 
 enum { TABLE_FIRST = 64 };
 
-void bp_attachments_init(struct bp_attachments *leases, struct bp_slab *slab)
-{
+void bp_attachments_init(struct bp_attachments *leases, struct bp_slab *slab) {
     memset(leases, 0, sizeof *leases);
     leases->slab = slab;
     leases->high = 1; /* slot 0 is "none" */
 }
 
-/* ---- slots --------------------------------------------------------------------------------------------------------------- */
+/* ---- slots ----------------------------------------------------------------------------------- */
 
-static uint32_t chunk_of(uint32_t slot, uint32_t *offset)
-{
+static uint32_t chunk_of(uint32_t slot, uint32_t *offset) {
     uint64_t n = (uint64_t)slot + BP_ATTACHMENT_CHUNK_FIRST;
     uint32_t chunk = 63u - 6u - (uint32_t)__builtin_clzll(n);
     *offset = (uint32_t)(n - ((uint64_t)BP_ATTACHMENT_CHUNK_FIRST << chunk));
@@ -37,25 +37,21 @@ static uint32_t chunk_of(uint32_t slot, uint32_t *offset)
 
 _Static_assert(BP_ATTACHMENT_CHUNK_FIRST == 64, "chunk_of subtracts log2 of it");
 
-static struct bp_attachment_list *list_of(const struct bp_attachments *leases, uint32_t slot)
-{
+static struct bp_attachment_list *list_of(const struct bp_attachments *leases, uint32_t slot) {
     uint32_t offset, chunk = chunk_of(slot, &offset);
     return &leases->chunks[chunk][offset];
 }
 
-uint64_t bp_attachment_id(const struct bp_attachments *leases, uint32_t slot)
-{
+uint64_t bp_attachment_id(const struct bp_attachments *leases, uint32_t slot) {
     return list_of(leases, slot)->id;
 }
 
-static size_t chunk_bytes(uint32_t chunk)
-{
+static size_t chunk_bytes(uint32_t chunk) {
     return ((size_t)BP_ATTACHMENT_CHUNK_FIRST << chunk) * sizeof(struct bp_attachment_list);
 }
 
 /* A free slot, without an id yet; 0 when memory is out. It is taken only by use_slot. */
-static uint32_t next_slot(struct bp_attachments *leases)
-{
+static uint32_t next_slot(struct bp_attachments *leases) {
     if (leases->free != 0) {
         return leases->free;
     }
@@ -74,8 +70,7 @@ static uint32_t next_slot(struct bp_attachments *leases)
     return leases->high;
 }
 
-static void use_slot(struct bp_attachments *leases, uint32_t slot, uint64_t id)
-{
+static void use_slot(struct bp_attachments *leases, uint32_t slot, uint64_t id) {
     struct bp_attachment_list *list = list_of(leases, slot);
     if (slot == leases->free) {
         leases->free = list->count;
@@ -86,15 +81,13 @@ static void use_slot(struct bp_attachments *leases, uint32_t slot, uint64_t id)
     leases->used++;
 }
 
-/* ---- the table: id -> slot ------------------------------------------------------------------------------------------------- */
+/* ---- the table: id -> slot ------------------------------------------------------------------- */
 
-static uint32_t table_home(const struct bp_attachments *leases, uint64_t id)
-{
+static uint32_t table_home(const struct bp_attachments *leases, uint64_t id) {
     return (uint32_t)((id * 0x9e3779b97f4a7c15u) >> 32) & (leases->table_size - 1);
 }
 
-uint32_t bp_attachment_find(const struct bp_attachments *leases, uint64_t id)
-{
+uint32_t bp_attachment_find(const struct bp_attachments *leases, uint64_t id) {
     if (leases->table_size == 0 || id == 0) {
         return 0;
     }
@@ -108,8 +101,7 @@ uint32_t bp_attachment_find(const struct bp_attachments *leases, uint64_t id)
     return 0;
 }
 
-static void table_put(struct bp_attachments *leases, uint64_t id, uint32_t slot)
-{
+static void table_put(struct bp_attachments *leases, uint64_t id, uint32_t slot) {
     uint32_t at = table_home(leases, id);
     while (leases->table[at] != 0) {
         at = (at + 1) & (leases->table_size - 1);
@@ -117,8 +109,7 @@ static void table_put(struct bp_attachments *leases, uint64_t id, uint32_t slot)
     leases->table[at] = slot;
 }
 
-static bool table_reserve(struct bp_attachments *leases)
-{
+static bool table_reserve(struct bp_attachments *leases) {
     if ((leases->used + 1) * 2u <= leases->table_size) {
         return true;
     }
@@ -144,8 +135,7 @@ static bool table_reserve(struct bp_attachments *leases)
 }
 
 /* Close the gap, so that no search stops short of an entry that was pushed past it. */
-static void table_remove(struct bp_attachments *leases, uint64_t id)
-{
+static void table_remove(struct bp_attachments *leases, uint64_t id) {
     const uint32_t mask = leases->table_size - 1;
     uint32_t gap = table_home(leases, id);
     while (bp_attachment_id(leases, leases->table[gap]) != id) {
@@ -161,15 +151,14 @@ static void table_remove(struct bp_attachments *leases, uint64_t id)
     leases->table[gap] = 0;
 }
 
-/* ---- lists --------------------------------------------------------------------------------------------------------------- */
+/* ---- lists ----------------------------------------------------------------------------------- */
 
-static struct bp_item **items_of(struct bp_attachment_list *list)
-{
+static struct bp_item **items_of(struct bp_attachment_list *list) {
     return list->capacity == 1 ? &list->items.one : list->items.many;
 }
 
-static bool list_resize(struct bp_attachments *leases, struct bp_attachment_list *list, uint32_t capacity)
-{
+static bool list_resize(struct bp_attachments *leases, struct bp_attachment_list *list,
+                        uint32_t capacity) {
     assert(capacity >= list->count && capacity > 0);
     struct bp_item **old = items_of(list);
     uint32_t old_capacity = list->capacity;
@@ -192,8 +181,7 @@ static bool list_resize(struct bp_attachments *leases, struct bp_attachment_list
     return true;
 }
 
-uint32_t bp_attachment_reserve(struct bp_attachments *leases, uint64_t id)
-{
+uint32_t bp_attachment_reserve(struct bp_attachments *leases, uint64_t id) {
     uint32_t slot = bp_attachment_find(leases, id);
     if (slot == 0) {
         slot = table_reserve(leases) ? next_slot(leases) : 0;
@@ -217,8 +205,7 @@ uint32_t bp_attachment_reserve(struct bp_attachments *leases, uint64_t id)
 }
 
 /* With the last lease gone, what the tables grew to goes too. */
-static void release_tables(struct bp_attachments *leases)
-{
+static void release_tables(struct bp_attachments *leases) {
     for (uint32_t chunk = 0; chunk < leases->chunk_count; chunk++) {
         bp_slab_free(leases->slab, leases->chunks[chunk], chunk_bytes(chunk));
     }
@@ -226,8 +213,7 @@ static void release_tables(struct bp_attachments *leases)
     bp_attachments_init(leases, leases->slab);
 }
 
-void bp_attachment_unreserve(struct bp_attachments *leases, uint32_t slot)
-{
+void bp_attachment_unreserve(struct bp_attachments *leases, uint32_t slot) {
     if (slot == 0) {
         return;
     }
@@ -247,16 +233,14 @@ void bp_attachment_unreserve(struct bp_attachments *leases, uint32_t slot)
     }
 }
 
-void bp_attach(struct bp_attachments *leases, uint32_t slot, struct bp_item *item)
-{
+void bp_attach(struct bp_attachments *leases, uint32_t slot, struct bp_item *item) {
     struct bp_attachment_list *list = list_of(leases, slot);
     assert(list->id != 0 && list->count < list->capacity);
     item->lease_place = list->count;
     items_of(list)[list->count++] = item;
 }
 
-void bp_detach(struct bp_attachments *leases, uint32_t slot, struct bp_item *item)
-{
+void bp_detach(struct bp_attachments *leases, uint32_t slot, struct bp_item *item) {
     struct bp_attachment_list *list = list_of(leases, slot);
     struct bp_item **items = items_of(list);
     assert(item->lease_place < list->count && items[item->lease_place] == item);
@@ -266,19 +250,19 @@ void bp_detach(struct bp_attachments *leases, uint32_t slot, struct bp_item *ite
     if (list->count == 0) {
         bp_attachment_unreserve(leases, slot);
     } else if (list->capacity > 1 && list->count <= list->capacity / 2) {
-        list_resize(leases, list, list->count + list->count / 4); /* if it fails the list stays as it is */
+        list_resize(leases, list,
+                    list->count + list->count / 4); /* if it fails the list stays as it is */
     }
 }
 
-struct bp_item *const *bp_attachment_items(const struct bp_attachments *leases, uint32_t slot, uint32_t *count)
-{
+struct bp_item *const *bp_attachment_items(const struct bp_attachments *leases, uint32_t slot,
+                                           uint32_t *count) {
     struct bp_attachment_list *list = list_of(leases, slot);
     *count = list->count;
     return items_of(list);
 }
 
-const char *bp_attachments_check(const struct bp_attachments *leases, uint64_t *attached)
-{
+const char *bp_attachments_check(const struct bp_attachments *leases, uint64_t *attached) {
     uint32_t used = 0, entries = 0;
     *attached = 0;
     for (uint32_t slot = 1; slot < leases->high; slot++) {
@@ -307,16 +291,15 @@ const char *bp_attachments_check(const struct bp_attachments *leases, uint64_t *
     return used == leases->used && entries == used ? NULL : "the number of leases is wrong";
 }
 
-/* ---- the interface --------------------------------------------------------------------------------------------------------- */
+/* ---- the interface --------------------------------------------------------------------------- */
 
-uint64_t bp_index_lease_count(const struct bp_index *index, uint64_t lease)
-{
+uint64_t bp_index_lease_count(const struct bp_index *index, uint64_t lease) {
     uint32_t slot = bp_attachment_find(&index->leases, lease);
     return slot == 0 ? 0 : list_of(&index->leases, slot)->count;
 }
 
-int bp_index_lease_visit(const struct bp_index *index, uint64_t lease, int (*visit)(void *arg, struct bp_slice key), void *arg)
-{
+int bp_index_lease_visit(const struct bp_index *index, uint64_t lease,
+                         int (*visit)(void *arg, struct bp_slice key), void *arg) {
     uint32_t slot = bp_attachment_find(&index->leases, lease), count = 0;
     if (slot == 0) {
         return 0;

@@ -3,10 +3,12 @@
  *
  *   every key goes behind the last one; a leaf that holds FILL items is left behind so      | 57 of 63 | 57 of 63 | ..., next ->
  *
- * Leaves keep some room because the next puts fall anywhere. Then the history is rebuilt: all versions above the floor, sorted by
- * revision (radix sort, eleven bits a pass, stable: within one revision effects come in order of key).
+ * Leaves keep some room because the next puts fall anywhere. Then the history is rebuilt: all
+ * versions above the floor, sorted by revision (radix sort, eleven bits a pass, stable: within one
+ * revision effects come in order of key).
  *
- * The input is a file's: order, flags and sizes are checked, and a violation is corruption, never undefined behaviour.
+ * The input is a file's: order, flags and sizes are checked, and a violation is corruption, never
+ * undefined behaviour.
  */
 #include <assert.h>
 #include <stdlib.h>
@@ -16,25 +18,25 @@
 
 enum { FILL = BP_LEAF_FANOUT * 9 / 10 + 1, RADIX_BITS = 11, RADIX = 1 << RADIX_BITS };
 
-static int corrupt(struct bp_error *err, const char *what)
-{
-    return bp_fail(err, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT, "the checkpoint's index is damaged: %s", what);
+static int corrupt(struct bp_error *err, const char *what) {
+    return bp_fail(err, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT,
+                   "the checkpoint's index is damaged: %s", what);
 }
 
-static int out_of_memory(struct bp_error *err)
-{
-    return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no memory to load the index");
+static int out_of_memory(struct bp_error *err) {
+    return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,
+                   "no memory to load the index");
 }
 
-static const char *wrong_versions(const struct bp_version *versions, uint32_t n)
-{
+static const char *wrong_versions(const struct bp_version *versions, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) {
         const struct bp_version *v = &versions[i];
         bool tombstone = (v->flags & BP_VERSION_TOMBSTONE) != 0;
         if (v->revision == 0 || (i > 0 && v->revision >= versions[i - 1].revision)) {
             return "versions of a key are not in order";
         }
-        if (tombstone != (v->version == 0) || (tombstone && (v->create_revision | v->lease | v->value.size) != 0)) {
+        if (tombstone != (v->version == 0) ||
+            (tombstone && (v->create_revision | v->lease | v->value.size) != 0)) {
             return "a tombstone that is none";
         }
         if (v->create_revision > v->revision) {
@@ -44,8 +46,7 @@ static const char *wrong_versions(const struct bp_version *versions, uint32_t n)
     return n == 0 ? "a key without a version" : NULL;
 }
 
-static void free_versions(struct bp_index *index, struct bp_item *item)
-{
+static void free_versions(struct bp_index *index, struct bp_item *item) {
     while (item->older != NULL) {
         bp_slab_free(&index->slab, bp_older_pop(item), sizeof(struct bp_older));
     }
@@ -53,8 +54,8 @@ static void free_versions(struct bp_index *index, struct bp_item *item)
 }
 
 /* An item with all its versions, attached to nothing. */
-static struct bp_item *item_load(struct bp_index *index, struct bp_slice key, const struct bp_version *versions, uint32_t n)
-{
+static struct bp_item *item_load(struct bp_index *index, struct bp_slice key,
+                                 const struct bp_version *versions, uint32_t n) {
     struct bp_item *item = bp_item_new(index, key);
     if (item == NULL) {
         return NULL;
@@ -79,8 +80,8 @@ static struct bp_item *item_load(struct bp_index *index, struct bp_slice key, co
     return item;
 }
 
-static void account(struct bp_index *index, struct bp_slice key, const struct bp_version *versions, uint32_t n)
-{
+static void account(struct bp_index *index, struct bp_slice key, const struct bp_version *versions,
+                    uint32_t n) {
     struct bp_counters *c = &index->counters;
     bp_counter_add(&c->items, 1);
     bp_counter_add(&c->versions, n);
@@ -96,9 +97,8 @@ static void account(struct bp_index *index, struct bp_slice key, const struct bp
     }
 }
 
-int bp_index_load(struct bp_index *index, struct bp_slice key, const struct bp_version *versions, uint32_t n,
-                  struct bp_error *err)
-{
+int bp_index_load(struct bp_index *index, struct bp_slice key, const struct bp_version *versions,
+                  uint32_t n, struct bp_error *err) {
     if (key.size == 0 || key.size > BP_STORED_KEY_MAX) {
         return corrupt(err, "a key of impossible size");
     }
@@ -107,20 +107,19 @@ int bp_index_load(struct bp_index *index, struct bp_slice key, const struct bp_v
         return corrupt(err, wrong);
     }
     struct bp_path path;
-    bool equal;
-    struct bp_slice fence;
-    bp_tree_descend(index, key, &path);
-    uint32_t at = bp_leaf_search(path.leaf, key, &equal);
-    if (equal || at < path.leaf->node.count || bp_path_high(&path, path.height, &fence)) {
+    bp_tree_descend_last(index, &path);
+    uint32_t at = path.leaf->node.count;
+    if (at > 0 && bp_slice_compare(bp_item_key(path.leaf->items[at - 1]), key) >= 0) {
         return corrupt(err, "keys are not in order");
     }
     struct bp_item *item = item_load(index, key, versions, n);
     if (item == NULL) {
         return out_of_memory(err);
     }
-    uint32_t slot = versions[0].lease == 0 ? 0 : bp_attachment_reserve(&index->leases, versions[0].lease);
+    uint32_t slot =
+        versions[0].lease == 0 ? 0 : bp_attachment_reserve(&index->leases, versions[0].lease);
     bool ready = (versions[0].lease == 0 || slot != 0) &&
-                 (path.leaf->node.count < FILL || bp_tree_make_room(index, key, &path, &at));
+                 (at < FILL || bp_tree_make_room(index, key, &path, &at));
     if (!ready) {
         bp_attachment_unreserve(&index->leases, slot);
         free_versions(index, item);
@@ -135,7 +134,7 @@ int bp_index_load(struct bp_index *index, struct bp_slice key, const struct bp_v
     return BP_OK;
 }
 
-/* ---- the history --------------------------------------------------------------------------------------------------------- */
+/* ---- the history ----------------------------------------------------------------------------- */
 
 struct effects {
     struct bp_effect *list;
@@ -143,16 +142,14 @@ struct effects {
     uint64_t min, max; /* revisions */
 };
 
-static void collect(struct effects *effects, struct bp_item *item, uint64_t revision)
-{
+static void collect(struct effects *effects, struct bp_item *item, uint64_t revision) {
     effects->list[effects->n++] = (struct bp_effect){.revision = revision, .item = item};
     effects->min = revision < effects->min ? revision : effects->min;
     effects->max = revision > effects->max ? revision : effects->max;
 }
 
 /* False when the item keeps more below the floor than one version that is no tombstone. */
-static bool collect_item(struct effects *effects, struct bp_item *item, uint64_t floor)
-{
+static bool collect_item(struct effects *effects, struct bp_item *item, uint64_t floor) {
     if (item->revision > floor) {
         collect(effects, item, item->revision);
     }
@@ -169,8 +166,7 @@ static bool collect_item(struct effects *effects, struct bp_item *item, uint64_t
     return below <= 1 && !tombstone;
 }
 
-static bool collect_all(const struct bp_index *index, struct effects *effects, uint64_t floor)
-{
+static bool collect_all(const struct bp_index *index, struct effects *effects, uint64_t floor) {
     struct bp_slice from = {0};
     bool more = true;
     while (more) {
@@ -189,9 +185,11 @@ static bool collect_all(const struct bp_index *index, struct effects *effects, u
     return true;
 }
 
-/* Stable, least significant digits first. `spare` is as long as the list; returns the one that holds the result. */
-static struct bp_effect *sort(struct effects *effects, struct bp_effect *spare)
-{
+/*
+ * Stable, least significant digits first. `spare` is as long as the list; returns the one that
+ * holds the result.
+ */
+static struct bp_effect *sort(struct effects *effects, struct bp_effect *spare) {
     struct bp_effect *from = effects->list, *to = spare;
     uint64_t span = effects->n == 0 ? 0 : effects->max - effects->min;
     for (uint32_t shift = 0; shift < 64 && span >> shift != 0; shift += RADIX_BITS) {
@@ -214,8 +212,7 @@ static struct bp_effect *sort(struct effects *effects, struct bp_effect *spare)
     return from;
 }
 
-int bp_index_load_finish(struct bp_index *index, uint64_t floor, struct bp_error *err)
-{
+int bp_index_load_finish(struct bp_index *index, uint64_t floor, struct bp_error *err) {
     uint64_t versions = atomic_load_explicit(&index->counters.versions, memory_order_relaxed);
     size_t bytes = ((size_t)versions + 1) * sizeof(struct bp_effect);
     struct effects effects = {.list = malloc(bytes), .min = UINT64_MAX};

@@ -42,8 +42,7 @@ _Static_assert(BP_SEGMENT_SIZE_MIN >= BP_SEGMENT_HEADER + BP_FRAME_MAX,
                "the largest frame fits into a fresh segment");
 
 int bp_log_new(struct bp_segments *segments, const struct bp_log_options *options,
-               struct bp_segment *segment, struct bp_log **out, struct bp_error *err)
-{
+               struct bp_segment *segment, struct bp_log **out, struct bp_error *err) {
     struct bp_log *log = calloc(1, sizeof *log);
     uint8_t *staging = malloc(BP_FRAME_MAX);
     struct iovec *iov = calloc(IOV_COUNT, sizeof *iov);
@@ -68,8 +67,7 @@ int bp_log_new(struct bp_segments *segments, const struct bp_log_options *option
     return BP_OK;
 }
 
-void bp_log_close(struct bp_log *log)
-{
+void bp_log_close(struct bp_log *log) {
     if (log == NULL) {
         return;
     }
@@ -91,13 +89,11 @@ struct bp_pos bp_log_durable(const struct bp_log *log) { return log->durable; }
 struct bp_hardstate bp_log_hardstate(const struct bp_log *log) { return log->hardstate; }
 uint64_t bp_log_sequence(const struct bp_log *log) { return log->sequence; }
 
-struct bp_pos bp_log_end(const struct bp_log *log)
-{
+struct bp_pos bp_log_end(const struct bp_log *log) {
     return (struct bp_pos){.segment = log->segment->header.id, .offset = log->offset};
 }
 
-uint64_t bp_log_frame_size(const struct bp_entry *entries, uint32_t n, bool hardstate)
-{
+uint64_t bp_log_frame_size(const struct bp_entry *entries, uint32_t n, bool hardstate) {
     uint64_t size = BP_FRAME_HEADER + (hardstate ? BP_HARDSTATE_RECORD : 0);
     for (uint32_t i = 0; i < n; i++) {
         size += BP_ENTRY_HEADER + bp_align8_u64(entries[i].size);
@@ -107,15 +103,13 @@ uint64_t bp_log_frame_size(const struct bp_entry *entries, uint32_t n, bool hard
 
 /* ---- failure --------------------------------------------------------------------------------------------------------------- */
 
-static int fail_poisoned(struct bp_error *err)
-{
+static int fail_poisoned(struct bp_error *err) {
     return bp_fail(err, BP_UNAVAILABLE, BP_REASON_LOG_POISONED,
                    "the log failed to reach its disk and takes no more writes until a restart");
 }
 
 /* Poison because of `rc`, keeping the device's errno in the error. */
-static int poison(struct bp_log *log, int rc, const char *what, struct bp_error *err)
-{
+static int poison(struct bp_log *log, int rc, const char *what, struct bp_error *err) {
     char path[BP_LOG_PATH];
     bp_segment_path(log->segments, log->segment->header.id, BP_SEGMENT_LOG, false, path,
                     sizeof path);
@@ -133,8 +127,7 @@ static int poison(struct bp_log *log, int rc, const char *what, struct bp_error 
  * A frame's write failed. For want of space: make sure no part of it can ever be read as a frame (see the invariants), durably, and
  * stay usable. Anything else is a failing device.
  */
-static int write_failed(struct bp_log *log, int rc, struct bp_error *err)
-{
+static int write_failed(struct bp_log *log, int rc, struct bp_error *err) {
     if (rc != -ENOSPC && rc != -EDQUOT) {
         return poison(log, rc, "write", err);
     }
@@ -155,8 +148,7 @@ static int write_failed(struct bp_log *log, int rc, struct bp_error *err)
 
 /* ---- durability ------------------------------------------------------------------------------------------------------------ */
 
-int bp_log_sync(struct bp_log *log, struct bp_error *err)
-{
+int bp_log_sync(struct bp_log *log, struct bp_error *err) {
     if (bp_log_poisoned(log)) {
         return fail_poisoned(err);
     }
@@ -173,8 +165,7 @@ int bp_log_sync(struct bp_log *log, struct bp_error *err)
 
 /* ---- rotation -------------------------------------------------------------------------------------------------------------- */
 
-void bp_log_prepare_segment(struct bp_log *log)
-{
+void bp_log_prepare_segment(struct bp_log *log) {
     pthread_mutex_lock(&log->prepare);
     if (log->prepared_id == 0 && !bp_log_poisoned(log)) {
         uint32_t id = bp_segments_take_id(log->segments);
@@ -189,8 +180,7 @@ void bp_log_prepare_segment(struct bp_log *log)
 }
 
 /* The prepared file, or one made now. */
-static int take_prepared(struct bp_log *log, uint32_t *id, int *fd, struct bp_error *err)
-{
+static int take_prepared(struct bp_log *log, uint32_t *id, int *fd, struct bp_error *err) {
     int rc = BP_OK;
     pthread_mutex_lock(&log->prepare);
     if (log->prepared_id != 0) {
@@ -207,8 +197,7 @@ static int take_prepared(struct bp_log *log, uint32_t *id, int *fd, struct bp_er
 }
 
 /* Frames go to `segment` from now on; the one before it is complete. */
-static void move_to(struct bp_log *log, struct bp_segment *segment)
-{
+static void move_to(struct bp_log *log, struct bp_segment *segment) {
     struct bp_segment *old = log->segment;
     if (bp_disk_truncate(log->disk, BP_SITE_LOG_TRIM, old->fd, log->offset) == 0) {
         __atomic_store_n(&old->size, log->offset, __ATOMIC_RELEASE);
@@ -219,8 +208,7 @@ static void move_to(struct bp_log *log, struct bp_segment *segment)
     log->durable = log->marked = log->data_end = bp_log_end(log);
 }
 
-static int rotate(struct bp_log *log, struct bp_error *err)
-{
+static int rotate(struct bp_log *log, struct bp_error *err) {
     struct bp_error local;
     err = err != NULL ? err : &local; /* its errno decides below */
     int rc = bp_log_sync(log, err);
@@ -248,7 +236,8 @@ static int rotate(struct bp_log *log, struct bp_error *err)
     rc = bp_segment_publish(log->segments, &header, fd, log->options.segment_size,
                             BP_SEGMENT_HEADER, &segment, &fatal, err);
     if (rc != BP_OK) {
-        return fatal ? poison(log, err->sys_errno != 0 ? -err->sys_errno : -EIO, "follow", err) : rc;
+        return fatal ? poison(log, err->sys_errno != 0 ? -err->sys_errno : -EIO, "follow", err)
+                     : rc;
     }
     move_to(log, segment);
     return BP_OK;
@@ -258,8 +247,7 @@ static int rotate(struct bp_log *log, struct bp_error *err)
 
 /* The entries continue the log, or supersede an uncommitted suffix of it. A caller that fails this would write corruption. */
 static int check_order(const struct bp_log *log, const struct bp_entry *entries, uint32_t n,
-                       struct bp_error *err)
-{
+                       struct bp_error *err) {
     uint64_t last = log->last_index;
     for (uint32_t i = 0; i < n; i++) {
         const struct bp_entry *entry = &entries[i];
@@ -279,8 +267,7 @@ static int check_order(const struct bp_log *log, const struct bp_entry *entries,
 
 /* Lay the frame out in staging and iov, and seal it; returns how many vectors. Sets each entry's `at`. */
 static int build(struct bp_log *log, struct bp_entry *entries, uint32_t n,
-                 const struct bp_hardstate *hardstate, uint32_t size)
-{
+                 const struct bp_hardstate *hardstate, uint32_t size) {
     uint32_t id = log->segment->header.id;
     uint8_t *run = log->staging, *p = run + BP_FRAME_HEADER;
     uint32_t at = log->offset + BP_FRAME_HEADER;
@@ -326,8 +313,7 @@ static int build(struct bp_log *log, struct bp_entry *entries, uint32_t n,
 }
 
 /* The frame is in the file: it is the log's end now. */
-static void account(struct bp_log *log, const struct bp_entry *entries, uint32_t n, uint32_t size)
-{
+static void account(struct bp_log *log, const struct bp_entry *entries, uint32_t n, uint32_t size) {
     struct bp_segment *segment = log->segment;
     log->marked = log->durable;
     log->offset += size;
@@ -354,8 +340,7 @@ static void account(struct bp_log *log, const struct bp_entry *entries, uint32_t
 }
 
 static int write_frame(struct bp_log *log, struct bp_entry *entries, uint32_t n,
-                       const struct bp_hardstate *hardstate, uint32_t size, struct bp_error *err)
-{
+                       const struct bp_hardstate *hardstate, uint32_t size, struct bp_error *err) {
     int vectors = build(log, entries, n, hardstate, size);
     int rc = bp_disk_writev(log->disk, BP_SITE_LOG_WRITE, log->segment->fd, log->iov, vectors,
                             log->offset);
@@ -367,8 +352,7 @@ static int write_frame(struct bp_log *log, struct bp_entry *entries, uint32_t n,
 }
 
 int bp_log_append(struct bp_log *log, struct bp_entry *entries, uint32_t n,
-                  const struct bp_hardstate *hardstate, struct bp_error *err)
-{
+                  const struct bp_hardstate *hardstate, struct bp_error *err) {
     if (bp_log_poisoned(log)) {
         return fail_poisoned(err);
     }
@@ -401,8 +385,7 @@ int bp_log_append(struct bp_log *log, struct bp_entry *entries, uint32_t n,
     return BP_OK;
 }
 
-int bp_log_mark(struct bp_log *log, struct bp_error *err)
-{
+int bp_log_mark(struct bp_log *log, struct bp_error *err) {
     if (bp_log_poisoned(log)) {
         return fail_poisoned(err);
     }

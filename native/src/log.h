@@ -79,15 +79,20 @@ struct bp_pos bp_log_durable(const struct bp_log *log); /* the position through 
 struct bp_hardstate bp_log_hardstate(const struct bp_log *log);
 /* The next frame's sequence. */
 uint64_t bp_log_sequence(const struct bp_log *log);
-/* Prepare the next segment's file ahead of need (preallocated .tmp); called from the keeper thread. Best effort. */
+/* Prepare the next segment's file ahead of need (preallocated .tmp); any thread beside the driver. Best effort. */
 void bp_log_prepare_segment(struct bp_log *log);
-void bp_log_close(struct bp_log *log); /* frees; neither syncs nor marks */
+void bp_log_close(struct bp_log *log); /* frees; neither syncs nor marks; before bp_segments_free */
 
 /* ---- recovery (log_recover.c) ------------------------------------------------------------------------------------------ */
 
-/* Where replay starts: from a checkpoint, or all zero for a log that must reach back to index 1. */
+/*
+ * Where replay starts: from a checkpoint, or all zero for a log that must reach back to index 1. `at` is the log's end when the
+ * checkpoint was cut: behind every frame whose values the checkpoint refers to, and durable (the log was synced through it first). A
+ * checkpoint that could not be used must be gone before the log is opened from an older one: what lies behind the older start may move.
+ */
 struct bp_log_start {
-    struct bp_pos at;     /* a frame boundary (or a segment's first frame); entries with index <= `index` found behind it are skipped */
+    struct bp_pos at;     /* a frame boundary (or a segment's first frame); entries with index <= `index` found behind it are skipped.
+                             Its segment may be gone if it held no entry: replay then begins with the segment behind it */
     uint64_t sequence;    /* of the frame at `at` */
     uint64_t index;       /* last index the checkpoint covers */
     uint64_t term;        /* its term */
@@ -119,7 +124,11 @@ struct bp_recovery {
  * Opens every log segment from `start` on, verifies every frame, copies the frames beyond synced_through into a new segment with a
  * fresh salt and makes it durable, trims the preallocated rest of the old one, and returns a log ready for append in the new segment.
  * With no segment at all and start zero, makes the first one. Segments wholly before start.at are opened too (they may hold live
- * values), not verified. Deletes *.tmp. A damaged frame at or below synced_through: DATA_LOSS/STORE_CORRUPT with file and offset.
+ * values), not verified; their last_index and last_revision are the checkpoint's. Deletes *.tmp. An old newest segment that keeps no entry
+ * is deleted: the new one takes its place (log_chain.c has the rule), so opening without writing piles up nothing.
+ * A damaged frame at or below synced_through, a missing segment, entries that do not continue each other: DATA_LOSS/STORE_CORRUPT with
+ * file and offset, and nothing on disk changed. FAILED_PRECONDITION/FORMAT_UNSUPPORTED likewise. RESOURCE_EXHAUSTED/DISK_FULL only
+ * when not even a small segment fits.
  */
 int bp_log_open(struct bp_segments *segments, const struct bp_log_options *options,
                 const struct bp_log_start *start, struct bp_log **log, struct bp_recovery *recovery,
@@ -132,7 +141,7 @@ void bp_recovery_free(struct bp_recovery *recovery);
 int bp_log_replay(struct bp_log *log, const struct bp_recovery *recovery, uint64_t first, uint64_t n,
                   int (*each)(void *arg, const struct bp_entry *entry), void *arg, struct bp_error *err);
 
-/* Walk one log segment's frames for cleaning, scrub and fsck: each entry with its payload; frames up to `end` must be valid. */
+/* Walk one log segment's frames for cleaning, scrub and fsck: each entry with its payload; frames up to segment->used must be valid (DATA_LOSS). */
 int bp_log_walk(struct bp_segments *segments, const struct bp_segment *segment, int site,
                 int (*each)(void *arg, const struct bp_entry *entry), void *arg, struct bp_error *err);
 

@@ -34,8 +34,7 @@ struct ids {
     uint32_t n, capacity;
 };
 
-static int ids_push(struct ids *ids, uint32_t id)
-{
+static int ids_push(struct ids *ids, uint32_t id) {
     if (ids->n == ids->capacity) {
         uint32_t capacity = ids->capacity == 0 ? 16 : ids->capacity * 2;
         uint32_t *list = realloc(ids->list, capacity * sizeof *list);
@@ -49,15 +48,13 @@ static int ids_push(struct ids *ids, uint32_t id)
     return 0;
 }
 
-static int ids_order(const void *a, const void *b)
-{
+static int ids_order(const void *a, const void *b) {
     uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
     return x < y ? -1 : x > y;
 }
 
 /* "%08x" at the start of a name; 0 when it is none. */
-static uint32_t parse_id(const char *name)
-{
+static uint32_t parse_id(const char *name) {
     uint32_t id = 0;
     for (int i = 0; i < 8; i++) {
         char c = name[i];
@@ -72,8 +69,7 @@ static uint32_t parse_id(const char *name)
     return id;
 }
 
-static bool is_tmp(const char *name)
-{
+static bool is_tmp(const char *name) {
     size_t n = strlen(name);
     return n > 4 && strcmp(name + n - 4, ".tmp") == 0;
 }
@@ -83,8 +79,7 @@ struct listing {
     struct ids logs;
 };
 
-static int each_name(void *arg, const char *name)
-{
+static int each_name(void *arg, const char *name) {
     struct listing *listing = arg;
     uint32_t id = parse_id(name);
     if (id == 0 || name[8] != '.') {
@@ -95,10 +90,10 @@ static int each_name(void *arg, const char *name)
 }
 
 static int open_all(struct bp_segments *segments, const struct bp_log_options *options,
-                    struct ids *logs, struct bp_error *err)
-{
+                    struct ids *logs, struct bp_error *err) {
     struct listing listing = {.segments = segments};
-    int rc = bp_disk_list(bp_segments_disk(segments), bp_segments_dir(segments), each_name, &listing);
+    int rc =
+        bp_disk_list(bp_segments_disk(segments), bp_segments_dir(segments), each_name, &listing);
     *logs = listing.logs;
     if (rc < 0) {
         return bp_fail_io(err, rc, "cannot list %s", bp_path_tail(bp_segments_dir(segments)));
@@ -120,8 +115,7 @@ struct tmp_names {
     uint32_t n, capacity;
 };
 
-static int each_tmp(void *arg, const char *name)
-{
+static int each_tmp(void *arg, const char *name) {
     struct tmp_names *tmp = arg;
     if (!is_tmp(name) || strlen(name) >= NAME_MAX_KEPT) {
         return 0;
@@ -139,8 +133,7 @@ static int each_tmp(void *arg, const char *name)
     return 0;
 }
 
-void bp_chain_delete_tmp(struct bp_segments *segments)
-{
+void bp_chain_delete_tmp(struct bp_segments *segments) {
     struct tmp_names tmp = {0};
     struct bp_disk *disk = bp_segments_disk(segments);
     /* Names first, then unlink: a directory that changes while it is listed may hide names. */
@@ -160,8 +153,7 @@ void bp_chain_delete_tmp(struct bp_segments *segments)
 
 /* ---- the chain ------------------------------------------------------------------------------------------------------------- */
 
-static int missing(uint32_t id, const struct bp_segment *behind, struct bp_error *err)
-{
+static int missing(uint32_t id, const struct bp_segment *behind, struct bp_error *err) {
     if (behind == NULL) {
         return bp_fail(err, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT,
                        "segment %08" PRIx32 ".log is missing, and replay starts there; restore it "
@@ -175,16 +167,14 @@ static int missing(uint32_t id, const struct bp_segment *behind, struct bp_error
                    id, behind->header.id, behind->header.previous_end.offset);
 }
 
-static struct bp_segment *find_log(const struct bp_segments *segments, uint32_t id)
-{
+static struct bp_segment *find_log(const struct bp_segments *segments, uint32_t id) {
     struct bp_segment *segment = id == 0 ? NULL : bp_segments_find(segments, id);
     return segment != NULL && segment->header.kind == BP_SEGMENT_LOG ? segment : NULL;
 }
 
 /* A header's claim about the segment before it, checked as far as headers and sizes can tell. */
 static int check_link(const struct bp_segment *before, const struct bp_segment *behind,
-                      struct bp_error *err)
-{
+                      struct bp_error *err) {
     uint32_t end = behind->header.previous_end.offset;
     if (end > before->size) {
         return bp_fail(err, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT,
@@ -202,16 +192,14 @@ static int check_link(const struct bp_segment *before, const struct bp_segment *
 }
 
 /* Does replay need what lies before `segment`? */
-static bool needs_more(const struct bp_segment *segment, const struct bp_log_start *start)
-{
+static bool needs_more(const struct bp_segment *segment, const struct bp_log_start *start) {
     const struct bp_pos before = segment->header.previous_end;
     return before.segment != 0 && bp_pos_u64(before) > bp_pos_u64(start->at);
 }
 
 /* Back from the newest; `links` ends up oldest first. */
 static int follow(struct bp_segments *segments, const struct ids *logs,
-                  const struct bp_log_start *start, struct bp_chain *chain, struct bp_error *err)
-{
+                  const struct bp_log_start *start, struct bp_chain *chain, struct bp_error *err) {
     struct bp_segment *at = find_log(segments, logs->list[logs->n - 1]);
     chain->links = calloc(logs->n, sizeof(struct bp_segment *));
     if (chain->links == NULL) {
@@ -245,8 +233,8 @@ static int follow(struct bp_segments *segments, const struct ids *logs,
 }
 
 /* Where in the first link replay begins. */
-static int find_begin(const struct bp_log_start *start, struct bp_chain *chain, struct bp_error *err)
-{
+static int find_begin(const struct bp_log_start *start, struct bp_chain *chain,
+                      struct bp_error *err) {
     const struct bp_segment *first = chain->links[0];
     chain->begin = BP_SEGMENT_HEADER;
     chain->sequence = first->header.first_sequence;
@@ -266,8 +254,7 @@ static int find_begin(const struct bp_log_start *start, struct bp_chain *chain, 
 }
 
 /* Log segments in a gap between a link and the one before it. */
-static int find_voids(const struct ids *logs, struct bp_chain *chain, struct bp_error *err)
-{
+static int find_voids(const struct ids *logs, struct bp_chain *chain, struct bp_error *err) {
     struct ids voids = {0};
     uint32_t link = 0;
     for (uint32_t i = 0; i < logs->n; i++) {
@@ -292,8 +279,7 @@ static int find_voids(const struct ids *logs, struct bp_chain *chain, struct bp_
 
 /* Segments that replay does not read: all that is known of them comes from their successor and from the checkpoint. */
 static void describe_old(struct bp_segments *segments, const struct ids *logs,
-                         const struct bp_log_start *start)
-{
+                         const struct bp_log_start *start) {
     for (uint32_t i = 0; i < logs->n; i++) {
         struct bp_segment *segment = find_log(segments, logs->list[i]);
         segment->last_index = start->index;
@@ -308,8 +294,7 @@ static void describe_old(struct bp_segments *segments, const struct ids *logs,
 }
 
 int bp_chain_open(struct bp_segments *segments, const struct bp_log_options *options,
-                  const struct bp_log_start *start, struct bp_chain *chain, struct bp_error *err)
-{
+                  const struct bp_log_start *start, struct bp_chain *chain, struct bp_error *err) {
     *chain = (struct bp_chain){0};
     struct ids logs = {0};
     int rc = open_all(segments, options, &logs, err);
@@ -325,14 +310,12 @@ int bp_chain_open(struct bp_segments *segments, const struct bp_log_options *opt
     return rc;
 }
 
-void bp_chain_free(struct bp_chain *chain)
-{
+void bp_chain_free(struct bp_chain *chain) {
     free(chain->links);
     free(chain->voids);
     *chain = (struct bp_chain){0};
 }
 
-uint32_t bp_chain_end(const struct bp_chain *chain, uint32_t i)
-{
+uint32_t bp_chain_end(const struct bp_chain *chain, uint32_t i) {
     return i + 1 < chain->n ? chain->links[i + 1]->header.previous_end.offset : 0;
 }

@@ -23,7 +23,8 @@
 
 #define FLUSH_AT (1u << 20)
 #define BUFFER (FLUSH_AT + BP_FRAME_MAX)
-#define SMALL_ROOM (64u << 10) /* bytes for HARDSTATE and the like in a segment made on a full disk */
+#define SMALL_ROOM                                                                                 \
+    (64u << 10) /* bytes for HARDSTATE and the like in a segment made on a full disk */
 
 struct writer {
     struct bp_disk *disk;
@@ -33,8 +34,7 @@ struct writer {
     uint8_t *buf;
 };
 
-static int flush(struct writer *writer, struct bp_error *err)
-{
+static int flush(struct writer *writer, struct bp_error *err) {
     int rc = bp_disk_write(writer->disk, BP_SITE_RECOVER_COPY, writer->fd, writer->buf,
                            writer->filled, writer->offset);
     if (rc < 0) {
@@ -46,8 +46,7 @@ static int flush(struct writer *writer, struct bp_error *err)
 }
 
 static void put_frame(struct writer *writer, uint64_t salt, uint64_t sequence, struct bp_pos synced,
-                      const uint8_t *body, uint32_t body_size)
-{
+                      const uint8_t *body, uint32_t body_size) {
     uint8_t *out = writer->buf + writer->filled;
     bp_frame_put_header(out, salt, sequence, body_size, synced);
     if (body_size > 0) {
@@ -60,8 +59,7 @@ static void put_frame(struct writer *writer, uint64_t salt, uint64_t sequence, s
 /* All frames of [begin, end), checked once more as they are read, and the mark. *sequence moves on. */
 static int copy_frames(struct bp_segments *segments, struct bp_frame_reader *reader,
                        const struct bp_copy *copy, const struct bp_segment_header *header,
-                       struct writer *writer, uint64_t *sequence, struct bp_error *err)
-{
+                       struct writer *writer, uint64_t *sequence, struct bp_error *err) {
     struct bp_pos synced = {.segment = header->id, .offset = BP_SEGMENT_HEADER};
     uint64_t offset = copy->begin, expected = copy->sequence;
     bp_frame_reader_aim(reader, copy->from->fd, copy->end);
@@ -92,8 +90,7 @@ static int copy_frames(struct bp_segments *segments, struct bp_frame_reader *rea
 
 static int write_content(struct bp_segments *segments, struct bp_frame_reader *reader,
                          const struct bp_copy *copy, const struct bp_segment_header *header, int fd,
-                         uint64_t *sequence, struct bp_error *err)
-{
+                         uint64_t *sequence, struct bp_error *err) {
     struct writer writer = {
         .disk = bp_segments_disk(segments),
         .fd = fd,
@@ -115,8 +112,7 @@ static int write_content(struct bp_segments *segments, struct bp_frame_reader *r
 
 /* The file for the new segment, of `*size` bytes, or of `least` where the disk is full. */
 static int make_file(struct bp_segments *segments, const struct bp_copy *copy, uint32_t id,
-                     uint32_t least, uint32_t *size, int *fd, struct bp_error *err)
-{
+                     uint32_t least, uint32_t *size, int *fd, struct bp_error *err) {
     struct bp_error local;
     err = err != NULL ? err : &local;
     int rc = bp_segment_make_tmp(segments, id, BP_SEGMENT_LOG, *size, fd, err);
@@ -137,8 +133,7 @@ static int make_file(struct bp_segments *segments, const struct bp_copy *copy, u
 
 int bp_copy_run(struct bp_segments *segments, const struct bp_log_options *options,
                 struct bp_frame_reader *reader, const struct bp_copy *copy,
-                struct bp_segment **segment, uint64_t *sequence, struct bp_error *err)
-{
+                struct bp_segment **segment, uint64_t *sequence, struct bp_error *err) {
     uint32_t used = BP_SEGMENT_HEADER;
     used += copy->end > copy->begin ? copy->end - copy->begin + BP_FRAME_HEADER : 0;
     uint32_t least = (uint32_t)bp_align8(used + SMALL_ROOM);

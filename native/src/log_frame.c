@@ -23,8 +23,7 @@ _Static_assert(BP_GROUP_MAX % 8 == 0 && BP_FRAME_HEADER % 8 == 0 && BP_ENTRY_HEA
 #define CRC_AT 20u
 
 int bp_frame_decode(const uint8_t *buf, uint64_t n, uint64_t salt, struct bp_frame *frame,
-                    uint64_t *size)
-{
+                    uint64_t *size) {
     if (n < BP_FRAME_HEADER || bp_get_u64(buf) != salt) {
         return BP_OUT_OF_RANGE;
     }
@@ -51,8 +50,7 @@ int bp_frame_decode(const uint8_t *buf, uint64_t n, uint64_t salt, struct bp_fra
 }
 
 static int next_hardstate(const uint8_t *record, uint32_t left, uint32_t *offset,
-                          struct bp_hardstate *hardstate)
-{
+                          struct bp_hardstate *hardstate) {
     if (left < BP_HARDSTATE_RECORD || bp_get_u32(record + 4) != HARDSTATE_PAYLOAD) {
         return -1;
     }
@@ -66,8 +64,7 @@ static int next_hardstate(const uint8_t *record, uint32_t left, uint32_t *offset
 }
 
 /* The bytes between the payload and the next multiple of 8 are zero. */
-static bool padding_is_zero(const uint8_t *payload, uint32_t size)
-{
+static bool padding_is_zero(const uint8_t *payload, uint32_t size) {
     uint8_t any = 0;
     for (size_t i = size; i < bp_align8(size); i++) {
         any |= payload[i];
@@ -75,8 +72,8 @@ static bool padding_is_zero(const uint8_t *payload, uint32_t size)
     return any == 0;
 }
 
-static int next_entry(const uint8_t *record, uint32_t left, uint32_t *offset, struct bp_entry *entry)
-{
+static int next_entry(const uint8_t *record, uint32_t left, uint32_t *offset,
+                      struct bp_entry *entry) {
     if (left < BP_ENTRY_HEADER || record[0] < BP_ENTRY_NOOP || record[0] > BP_ENTRY_JUMP) {
         return -1;
     }
@@ -103,8 +100,7 @@ static int next_entry(const uint8_t *record, uint32_t left, uint32_t *offset, st
 }
 
 int bp_frame_next_record(const struct bp_frame *frame, uint32_t *offset, struct bp_entry *entry,
-                         struct bp_hardstate *hardstate)
-{
+                         struct bp_hardstate *hardstate) {
     assert(*offset <= frame->body_size && *offset % 8 == 0);
     uint32_t left = frame->body_size - *offset;
     if (left == 0) {
@@ -121,8 +117,7 @@ int bp_frame_next_record(const struct bp_frame *frame, uint32_t *offset, struct 
 /* ---- encoding ------------------------------------------------------------------------------------------------------------ */
 
 void bp_frame_put_header(uint8_t *header, uint64_t salt, uint64_t sequence, uint32_t body_size,
-                         struct bp_pos synced_through)
-{
+                         struct bp_pos synced_through) {
     bp_put_u64(header, salt);
     bp_put_u64(header + 8, sequence);
     bp_put_u32(header + 16, body_size);
@@ -131,21 +126,16 @@ void bp_frame_put_header(uint8_t *header, uint64_t salt, uint64_t sequence, uint
     bp_put_u32(header + 28, synced_through.offset);
 }
 
-void bp_frame_put_crc(uint8_t *header, uint32_t crc)
-{
-    bp_put_u32(header + CRC_AT, crc);
-}
+void bp_frame_put_crc(uint8_t *header, uint32_t crc) { bp_put_u32(header + CRC_AT, crc); }
 
-static void put_record_header(uint8_t *out, uint8_t type, uint32_t size)
-{
+static void put_record_header(uint8_t *out, uint8_t type, uint32_t size) {
     out[0] = type;
     out[1] = RECORD_VERSION;
     bp_put_u16(out + 2, 0);
     bp_put_u32(out + 4, size);
 }
 
-uint32_t bp_frame_put_entry(uint8_t *out, const struct bp_entry *entry)
-{
+uint32_t bp_frame_put_entry(uint8_t *out, const struct bp_entry *entry) {
     put_record_header(out, entry->type, entry->size);
     bp_put_u64(out + 8, entry->index);
     bp_put_u64(out + 16, entry->term);
@@ -155,8 +145,7 @@ uint32_t bp_frame_put_entry(uint8_t *out, const struct bp_entry *entry)
     return BP_ENTRY_HEADER;
 }
 
-uint32_t bp_frame_put_hardstate(uint8_t *out, const struct bp_hardstate *hardstate)
-{
+uint32_t bp_frame_put_hardstate(uint8_t *out, const struct bp_hardstate *hardstate) {
     put_record_header(out, BP_RECORD_HARDSTATE, HARDSTATE_PAYLOAD);
     bp_put_u64(out + 8, hardstate->term);
     bp_put_u64(out + 16, hardstate->vote);

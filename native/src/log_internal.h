@@ -67,20 +67,21 @@ struct bp_log {
     struct bp_disk *disk;
     struct bp_log_options options;
     /* owned by the driver role */
-    struct bp_segment *segment;  /* the newest; frames go here */
-    uint32_t offset;             /* its end */
-    uint64_t sequence;           /* of the next frame */
+    struct bp_segment *segment; /* the newest; frames go here */
+    uint32_t offset;            /* its end */
+    uint64_t sequence;          /* of the next frame */
     struct bp_pos durable;
-    struct bp_pos marked;        /* synced_through in the last frame (or implied by a new segment's header) */
-    struct bp_pos data_end;      /* behind the last frame that is not a mark */
+    struct bp_pos
+        marked; /* synced_through in the last frame (or implied by a new segment's header) */
+    struct bp_pos data_end; /* behind the last frame that is not a mark */
     uint64_t last_index, last_term;
     struct bp_hardstate hardstate;
-    uint8_t *staging;            /* BP_FRAME_MAX bytes */
+    uint8_t *staging; /* BP_FRAME_MAX bytes */
     struct iovec *iov;
     atomic_bool poisoned;
     /* the next segment's file, made ahead of need */
     pthread_mutex_t prepare;
-    uint32_t prepared_id;        /* 0 none */
+    uint32_t prepared_id; /* 0 none */
     int prepared_fd;
 };
 
@@ -93,9 +94,9 @@ int bp_log_new(struct bp_segments *segments, const struct bp_log_options *option
 struct bp_chain {
     struct bp_segment **links; /* the segments replay reads, oldest first */
     uint32_t n;
-    uint32_t begin;            /* offset in links[0] where replay begins */
-    uint64_t sequence;         /* of the frame there */
-    uint32_t *voids;           /* log segments that a later header declared void */
+    uint32_t begin;    /* offset in links[0] where replay begins */
+    uint64_t sequence; /* of the frame there */
+    uint32_t *voids;   /* log segments that a later header declared void */
     uint32_t n_voids;
 };
 
@@ -113,13 +114,13 @@ void bp_chain_delete_tmp(struct bp_segments *segments);
 struct bp_tail {
     uint32_t valid_end; /* the first offset without a valid frame */
     uint32_t dirty_end; /* behind the last byte that is not zero */
-    uint32_t synced;    /* frames below this offset were durable once; a frame boundary <= valid_end */
+    uint32_t synced; /* frames below this offset were durable once; a frame boundary <= valid_end */
 };
 
-/* Find the tail of `segment` from the frame at `begin`; damage below what any valid frame (or `known`) calls synced is DATA_LOSS. */
+/* Find the tail of `segment` from the frame at `begin`; damage below what any valid frame calls synced is DATA_LOSS. */
 int bp_tail_scan(struct bp_segments *segments, struct bp_frame_reader *reader,
                  const struct bp_segment *segment, uint32_t begin, uint64_t sequence,
-                 struct bp_pos known, struct bp_tail *tail, struct bp_error *err);
+                 struct bp_tail *tail, struct bp_error *err);
 /* DATA_LOSS/STORE_CORRUPT for `segment` at `offset`: "<path>: <what> at offset <offset>; run `bedplate fsck`". */
 int bp_log_corrupt(const struct bp_segments *segments, const struct bp_segment *segment,
                    uint64_t offset, const char *what, struct bp_error *err);
@@ -127,10 +128,10 @@ int bp_log_corrupt(const struct bp_segments *segments, const struct bp_segment *
 /* ---- log_copy.c: the segment recovery makes ----------------------------------------------------------------------------------- */
 
 struct bp_copy {
-    const struct bp_segment *from; /* NULL: nothing to copy, the first segment of a store */
-    uint32_t begin, end;           /* frames to copy */
-    uint32_t dirty_end;            /* of `from`: beyond it there are only zeros */
-    uint64_t sequence;             /* of the first of them, as it is there */
+    const struct bp_segment *from;   /* NULL: nothing to copy, the first segment of a store */
+    uint32_t begin, end;             /* frames to copy */
+    uint32_t dirty_end;              /* of `from`: beyond it there are only zeros */
+    uint64_t sequence;               /* of the first of them, as it is there */
     struct bp_segment_header header; /* of the new segment; id and salt are filled in */
 };
 

@@ -18,12 +18,12 @@
 
 #include "bytes.h"
 
-#define READ_AHEAD (1u << 20) /* large enough to hide the system call, small enough to stay in the cache */
+#define READ_AHEAD                                                                                 \
+    (1u << 20) /* large enough to hide the system call, small enough to stay in the cache */
 #define WINDOW (BP_FRAME_MAX + READ_AHEAD)
 
 int bp_frame_reader_init(struct bp_frame_reader *reader, struct bp_disk *disk, int site,
-                         struct bp_error *err)
-{
+                         struct bp_error *err) {
     *reader = (struct bp_frame_reader){.disk = disk, .site = site, .fd = -1};
     reader->buf = malloc(WINDOW);
     if (reader->buf == NULL) {
@@ -33,22 +33,19 @@ int bp_frame_reader_init(struct bp_frame_reader *reader, struct bp_disk *disk, i
     return BP_OK;
 }
 
-void bp_frame_reader_free(struct bp_frame_reader *reader)
-{
+void bp_frame_reader_free(struct bp_frame_reader *reader) {
     free(reader->buf);
     reader->buf = NULL;
 }
 
-void bp_frame_reader_aim(struct bp_frame_reader *reader, int fd, uint64_t limit)
-{
+void bp_frame_reader_aim(struct bp_frame_reader *reader, int fd, uint64_t limit) {
     reader->fd = fd;
     reader->limit = limit;
     reader->start = reader->filled = 0;
 }
 
 int bp_frame_reader_bytes(struct bp_frame_reader *reader, uint64_t offset, uint64_t want,
-                          uint8_t **data, uint64_t *have, struct bp_error *err)
-{
+                          uint8_t **data, uint64_t *have, struct bp_error *err) {
     assert(want <= BP_FRAME_MAX);
     uint64_t left = offset < reader->limit ? reader->limit - offset : 0;
     want = want < left ? want : left;
@@ -78,8 +75,7 @@ int bp_frame_reader_bytes(struct bp_frame_reader *reader, uint64_t offset, uint6
 }
 
 int bp_frame_reader_frame(struct bp_frame_reader *reader, uint64_t offset, uint64_t salt,
-                          struct bp_frame *frame, uint64_t *size, struct bp_error *err)
-{
+                          struct bp_frame *frame, uint64_t *size, struct bp_error *err) {
     uint8_t *data;
     uint64_t have;
     *size = 0;
@@ -105,8 +101,7 @@ int bp_frame_reader_frame(struct bp_frame_reader *reader, uint64_t offset, uint6
 /* ---- the walk ------------------------------------------------------------------------------------------------------------- */
 
 static int walk_damage(const struct bp_segments *segments, const struct bp_segment *segment,
-                       uint64_t offset, struct bp_error *err)
-{
+                       uint64_t offset, struct bp_error *err) {
     char path[BP_LOG_PATH];
     bp_segment_path(segments, segment->header.id, BP_SEGMENT_LOG, false, path, sizeof path);
     return bp_fail(err, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT,
@@ -116,8 +111,7 @@ static int walk_damage(const struct bp_segments *segments, const struct bp_segme
 
 int bp_log_walk(struct bp_segments *segments, const struct bp_segment *segment, int site,
                 int (*each)(void *arg, const struct bp_entry *entry), void *arg,
-                struct bp_error *err)
-{
+                struct bp_error *err) {
     assert(segment->header.kind == BP_SEGMENT_LOG);
     struct bp_frame_reader reader;
     int rc = bp_frame_reader_init(&reader, bp_segments_disk(segments), site, err);
@@ -125,7 +119,7 @@ int bp_log_walk(struct bp_segments *segments, const struct bp_segment *segment, 
         return rc;
     }
     /* The driver may be adding frames: what lies below `used` is complete. */
-    uint64_t end = __atomic_load_n(&segment->used, __ATOMIC_ACQUIRE);
+    uint64_t end = bp_segment_used(segment);
     uint64_t offset = BP_SEGMENT_HEADER, sequence = segment->header.first_sequence;
     bp_frame_reader_aim(&reader, segment->fd, end);
     while (rc == BP_OK && offset < end) {

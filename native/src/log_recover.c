@@ -52,11 +52,12 @@ struct recover {
     struct content content;        /* of the segment being read; beyond the cut: of the new one */
     struct content kept;           /* of the newest segment below the cut */
     struct boundary cut;           /* at tail.synced of the newest segment */
+    uint32_t
+        copy_end; /* of the newest segment: behind the last frame that is no mark, from the cut on */
 };
 
 /* Later knowledge wins; term and commit never fall. */
-static void learn(struct bp_hardstate *known, const struct bp_hardstate *now)
-{
+static void learn(struct bp_hardstate *known, const struct bp_hardstate *now) {
     if (now->term > known->term || (now->term == known->term && now->vote != 0)) {
         known->term = now->term;
         known->vote = now->vote;
@@ -68,8 +69,8 @@ static void learn(struct bp_hardstate *known, const struct bp_hardstate *now)
 
 /* ---- 3: records ------------------------------------------------------------------------------------------------------------ */
 
-static int push(struct recover *r, const struct bp_entry *entry, uint64_t frame, struct bp_error *err)
-{
+static int push(struct recover *r, const struct bp_entry *entry, uint64_t frame,
+                struct bp_error *err) {
     struct bp_recovery *out = r->out;
     if (out->n == r->capacity) {
         uint64_t capacity = r->capacity == 0 ? 1024 : r->capacity * 2;
@@ -95,8 +96,7 @@ static int push(struct recover *r, const struct bp_entry *entry, uint64_t frame,
 }
 
 /* What is wrong with `entry` coming next, or NULL. Voids what it supersedes. */
-static const char *place(struct recover *r, const struct bp_entry *entry)
-{
+static const char *place(struct recover *r, const struct bp_entry *entry) {
     struct bp_recovery *out = r->out;
     uint64_t floor = r->start->index;
     if (entry->index > r->last + 1) {
@@ -128,20 +128,17 @@ static const char *place(struct recover *r, const struct bp_entry *entry)
     return entry->term < before->term ? "an entry of an older term than the one before it" : NULL;
 }
 
-static void note_content(struct content *content, const struct bp_entry *entry)
-{
+static void note_content(struct content *content, const struct bp_entry *entry) {
     uint64_t next = entry->first_revision + entry->count, revision = next > 0 ? next - 1 : 0;
     if (content->first_index == 0 || entry->index < content->first_index) {
         content->first_index = entry->index;
     }
-    content->last_index =
-        entry->index > content->last_index ? entry->index : content->last_index;
+    content->last_index = entry->index > content->last_index ? entry->index : content->last_index;
     content->last_revision = revision > content->last_revision ? revision : content->last_revision;
 }
 
 static int read_records(struct recover *r, const struct bp_segment *segment,
-                        const struct bp_frame *frame, uint64_t offset, struct bp_error *err)
-{
+                        const struct bp_frame *frame, uint64_t offset, struct bp_error *err) {
     struct bp_hardstate newest = r->hardstate; /* counts from the next frame on */
     struct bp_hardstate hardstate;
     struct bp_entry entry;
@@ -176,8 +173,7 @@ static int read_records(struct recover *r, const struct bp_segment *segment,
 }
 
 /* At the offset in the newest segment from which frames are copied. */
-static void reach_cut(struct recover *r)
-{
+static void reach_cut(struct recover *r) {
     r->cut = (struct boundary){
         .reached = true,
         .sequence = r->sequence,
@@ -186,10 +182,10 @@ static void reach_cut(struct recover *r)
     };
     r->kept = r->content;
     r->content = (struct content){0};
+    r->copy_end = r->tail.synced;
 }
 
-static int read_segment(struct recover *r, uint32_t link, struct bp_error *err)
-{
+static int read_segment(struct recover *r, uint32_t link, struct bp_error *err) {
     struct bp_segment *segment = r->chain.links[link];
     bool newest = link + 1 == r->chain.n;
     uint64_t offset = link == 0 ? r->chain.begin : BP_SEGMENT_HEADER;
@@ -214,7 +210,8 @@ static int read_segment(struct recover *r, uint32_t link, struct bp_error *err)
         }
         struct bp_frame frame;
         uint64_t size;
-        int rc = bp_frame_reader_frame(&r->reader, offset, segment->header.salt, &frame, &size, err);
+        int rc =
+            bp_frame_reader_frame(&r->reader, offset, segment->header.salt, &frame, &size, err);
         if (rc == BP_OK && (size == 0 || frame.sequence != r->sequence)) {
             rc = bp_log_corrupt(r->segments, segment, offset, "a damaged frame", err);
         }
@@ -225,6 +222,10 @@ static int read_segment(struct recover *r, uint32_t link, struct bp_error *err)
         offset += size;
         r->sequence++;
         r->out->frames++;
+        if (newest && r->cut.reached && frame.body_size > 0) {
+            r->copy_end =
+                (uint32_t)offset; /* what a mark says is known: alone it is not worth a copy */
+        }
     }
     const struct content *content = newest ? &r->kept : &r->content;
     segment->first_index = content->first_index;
@@ -234,15 +235,13 @@ static int read_segment(struct recover *r, uint32_t link, struct bp_error *err)
     return BP_OK;
 }
 
-static int read_log(struct recover *r, struct bp_error *err)
-{
+static int read_log(struct recover *r, struct bp_error *err) {
     const struct bp_segment *first = r->chain.links[0];
     const struct bp_segment *newest = r->chain.links[r->chain.n - 1];
     bool only = r->chain.n == 1;
-    int rc = bp_tail_scan(r->segments, &r->reader, newest,
-                          only ? r->chain.begin : BP_SEGMENT_HEADER,
-                          only ? r->chain.sequence : newest->header.first_sequence, r->start->at,
-                          &r->tail, err);
+    int rc =
+        bp_tail_scan(r->segments, &r->reader, newest, only ? r->chain.begin : BP_SEGMENT_HEADER,
+                     only ? r->chain.sequence : newest->header.first_sequence, &r->tail, err);
     r->last = r->start->index;
     if (r->chain.begin == BP_SEGMENT_HEADER && first->header.previous_index > r->last) {
         r->last = first->header.previous_index;
@@ -268,15 +267,13 @@ static int read_log(struct recover *r, struct bp_error *err)
 /* ---- 4 and 5: the new segment ------------------------------------------------------------------------------------------------ */
 
 /* No entry in what is kept of the newest segment: the new one takes its place in the chain. */
-static bool drops_newest(const struct recover *r)
-{
+static bool drops_newest(const struct recover *r) {
     bool read_whole = r->chain.n > 1 || r->chain.begin == BP_SEGMENT_HEADER;
     return read_whole && r->kept.first_index == 0;
 }
 
 /* The header of the new segment, and what to copy into it. */
-static void plan_copy(const struct recover *r, struct bp_copy *copy)
-{
+static void plan_copy(const struct recover *r, struct bp_copy *copy) {
     *copy = (struct bp_copy){
         .header = {.kind = BP_SEGMENT_LOG, .first_sequence = 1, .hardstate = r->cut.hardstate},
     };
@@ -291,9 +288,8 @@ static void plan_copy(const struct recover *r, struct bp_copy *copy)
     const struct bp_segment *newest = r->chain.links[r->chain.n - 1];
     copy->from = newest;
     copy->begin = r->tail.synced;
-    copy->end = r->tail.valid_end;
-    copy->dirty_end =
-        r->tail.dirty_end > r->tail.valid_end ? r->tail.dirty_end : r->tail.valid_end;
+    copy->end = r->copy_end;
+    copy->dirty_end = r->tail.dirty_end > r->tail.valid_end ? r->tail.dirty_end : r->tail.valid_end;
     copy->sequence = r->cut.sequence;
     if (drops_newest(r)) {
         copy->header.first_sequence = newest->header.first_sequence;
@@ -308,8 +304,7 @@ static void plan_copy(const struct recover *r, struct bp_copy *copy)
 }
 
 /* Entries whose frames were copied lie in the new segment now. They are the last ones: positions grow with the index. */
-static void move_found(struct recover *r, const struct bp_copy *copy, uint32_t id)
-{
+static void move_found(struct recover *r, const struct bp_copy *copy, uint32_t id) {
     for (uint64_t i = r->out->n; i > 0; i--) {
         struct bp_found *found = &r->out->entries[i - 1];
         if (copy->from == NULL || found->at.segment != copy->from->header.id ||
@@ -322,8 +317,7 @@ static void move_found(struct recover *r, const struct bp_copy *copy, uint32_t i
     }
 }
 
-static void trim(struct recover *r, struct bp_segment *segment)
-{
+static void trim(struct recover *r, struct bp_segment *segment) {
     if (segment->used < segment->size &&
         bp_disk_truncate(bp_segments_disk(r->segments), BP_SITE_LOG_TRIM, segment->fd,
                          segment->used) == 0) {
@@ -332,8 +326,7 @@ static void trim(struct recover *r, struct bp_segment *segment)
 }
 
 /* What the new segment made superfluous. What fails is done by the next recovery. */
-static void clean_up(struct recover *r)
-{
+static void clean_up(struct recover *r) {
     for (uint32_t i = 0; i < r->chain.n_voids; i++) {
         (void)bp_segment_delete(r->segments, r->chain.voids[i], NULL);
     }
@@ -341,15 +334,14 @@ static void clean_up(struct recover *r)
         return;
     }
     struct bp_segment *newest = r->chain.links[r->chain.n - 1];
-    bool dropped = drops_newest(r) &&
-                   bp_segment_delete(r->segments, newest->header.id, NULL) == BP_OK;
+    bool dropped =
+        drops_newest(r) && bp_segment_delete(r->segments, newest->header.id, NULL) == BP_OK;
     for (uint32_t i = 0; i < r->chain.n - (dropped ? 1 : 0); i++) {
         trim(r, r->chain.links[i]);
     }
 }
 
-static int make_log(struct recover *r, struct bp_log **log, struct bp_error *err)
-{
+static int make_log(struct recover *r, struct bp_log **log, struct bp_error *err) {
     struct bp_copy copy;
     struct bp_segment *segment;
     uint64_t sequence;
@@ -373,15 +365,15 @@ static int make_log(struct recover *r, struct bp_log **log, struct bp_error *err
     out->copied_bytes = copy.end - copy.begin;
     if (copy.from != NULL && r->tail.dirty_end > r->tail.valid_end) {
         out->discarded_bytes = r->tail.dirty_end - r->tail.valid_end;
-        out->torn_at = (struct bp_pos){.segment = copy.from->header.id, .offset = copy.end};
+        out->torn_at =
+            (struct bp_pos){.segment = copy.from->header.id, .offset = r->tail.valid_end};
     }
     move_found(r, &copy, segment->header.id);
     clean_up(r);
     return BP_OK;
 }
 
-static int recover(struct recover *r, struct bp_log **log, struct bp_error *err)
-{
+static int recover(struct recover *r, struct bp_log **log, struct bp_error *err) {
     struct bp_disk *disk = bp_segments_disk(r->segments);
     int rc = bp_chain_open(r->segments, r->options, r->start, &r->chain, err);
     if (rc != BP_OK) {
@@ -409,8 +401,7 @@ static int recover(struct recover *r, struct bp_log **log, struct bp_error *err)
 
 int bp_log_open(struct bp_segments *segments, const struct bp_log_options *options,
                 const struct bp_log_start *start, struct bp_log **log, struct bp_recovery *recovery,
-                struct bp_error *err)
-{
+                struct bp_error *err) {
     *log = NULL;
     *recovery = (struct bp_recovery){0};
     if (options->segment_size < BP_SEGMENT_SIZE_MIN || options->segment_size > INT32_MAX ||
@@ -419,8 +410,7 @@ int bp_log_open(struct bp_segments *segments, const struct bp_log_options *optio
                        "a segment size of %" PRIu32 " bytes is not a multiple of 8 in [%u, %d]",
                        options->segment_size, BP_SEGMENT_SIZE_MIN, INT32_MAX);
     }
-    struct recover r = {
-        .segments = segments, .options = options, .start = start, .out = recovery};
+    struct recover r = {.segments = segments, .options = options, .start = start, .out = recovery};
     int rc = recover(&r, log, err);
     bp_chain_free(&r.chain);
     if (rc != BP_OK) {
@@ -430,8 +420,7 @@ int bp_log_open(struct bp_segments *segments, const struct bp_log_options *optio
     return rc;
 }
 
-void bp_recovery_free(struct bp_recovery *recovery)
-{
+void bp_recovery_free(struct bp_recovery *recovery) {
     free(recovery->entries);
     recovery->entries = NULL;
     recovery->n = 0;

@@ -16,8 +16,7 @@
 /* Hand out the entries of `frame` from found[*i] on, up to `end`. At least one, or the disk changed under us. */
 static int replay_frame(const struct bp_recovery *recovery, const struct bp_frame *frame,
                         uint64_t *i, uint64_t end,
-                        int (*each)(void *arg, const struct bp_entry *entry), void *arg)
-{
+                        int (*each)(void *arg, const struct bp_entry *entry), void *arg) {
     const struct bp_found *found = &recovery->entries[*i];
     uint32_t segment = found->at.segment, offset = found->frame, at = 0;
     struct bp_entry entry;
@@ -39,10 +38,9 @@ static int replay_frame(const struct bp_recovery *recovery, const struct bp_fram
     return rc;
 }
 
-int bp_log_replay(struct bp_log *log, const struct bp_recovery *recovery, uint64_t first, uint64_t n,
-                  int (*each)(void *arg, const struct bp_entry *entry), void *arg,
-                  struct bp_error *err)
-{
+int bp_log_replay(struct bp_log *log, const struct bp_recovery *recovery, uint64_t first,
+                  uint64_t n, int (*each)(void *arg, const struct bp_entry *entry), void *arg,
+                  struct bp_error *err) {
     assert(first <= recovery->n && n <= recovery->n - first);
     struct bp_frame_reader reader;
     int rc = bp_frame_reader_init(&reader, log->disk, BP_SITE_RECOVER_READ, err);
@@ -51,7 +49,8 @@ int bp_log_replay(struct bp_log *log, const struct bp_recovery *recovery, uint64
         const struct bp_found *found = &recovery->entries[i];
         if (segment == NULL || segment->header.id != found->at.segment) {
             segment = bp_segments_find(log->segments, found->at.segment);
-            assert(segment != NULL); /* recovery found it there, and nothing is unlinked before replay ends */
+            assert(segment !=
+                   NULL); /* recovery found it there, and nothing is unlinked before replay ends */
             bp_frame_reader_aim(&reader, segment->fd, segment->used);
         }
         struct bp_frame frame;

@@ -22,8 +22,7 @@
 #include "bytes.h"
 
 int bp_log_corrupt(const struct bp_segments *segments, const struct bp_segment *segment,
-                   uint64_t offset, const char *what, struct bp_error *err)
-{
+                   uint64_t offset, const char *what, struct bp_error *err) {
     char path[BP_LOG_PATH];
     bp_segment_path(segments, segment->header.id, segment->header.kind, false, path, sizeof path);
     return bp_fail(err, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT,
@@ -31,8 +30,7 @@ int bp_log_corrupt(const struct bp_segments *segments, const struct bp_segment *
                    offset);
 }
 
-static void believe(struct bp_pos *synced, struct bp_pos claim)
-{
+static void believe(struct bp_pos *synced, struct bp_pos claim) {
     if (bp_pos_u64(claim) > bp_pos_u64(*synced)) {
         *synced = claim;
     }
@@ -41,8 +39,7 @@ static void believe(struct bp_pos *synced, struct bp_pos claim)
 /* Over the good frames; *end is where they stop. */
 static int scan_good(struct bp_segments *segments, struct bp_frame_reader *reader,
                      const struct bp_segment *segment, uint32_t begin, uint64_t sequence,
-                     uint32_t *end, struct bp_pos *synced, struct bp_error *err)
-{
+                     uint32_t *end, struct bp_pos *synced, struct bp_error *err) {
     uint64_t offset = begin;
     while (offset < segment->size) {
         struct bp_frame frame;
@@ -68,13 +65,15 @@ static int scan_good(struct bp_segments *segments, struct bp_frame_reader *reade
 }
 
 /* The first 8 bytes in data[0..n) that are the salt (an offset), or n; *dirty is behind the last non-zero byte before that. */
-static uint64_t find_salt(const uint8_t *data, uint64_t n, uint64_t salt, uint64_t *dirty)
-{
+static uint64_t find_salt(const uint8_t *data, uint64_t n, uint64_t salt, uint64_t *dirty) {
     for (uint64_t block = 0; block < n; block += BP_SECTOR) {
         uint64_t end = block + BP_SECTOR < n ? block + BP_SECTOR : n;
         uint64_t any = 0;
-        for (uint64_t i = block; i + 8 <= end; i += 8) { /* no early exit: nearly every block is zero */
-            any |= bp_get_u64(data + i);
+        for (uint64_t i = block; i + 8 <= end;
+             i += 8) { /* no early exit: nearly every block is zero */
+            uint64_t word;
+            memcpy(&word, data + i, 8); /* zero in any byte order */
+            any |= word;
         }
         for (uint64_t i = block; any != 0 && i + 8 <= end; i += 8) {
             uint64_t word = bp_get_u64(data + i);
@@ -90,8 +89,7 @@ static uint64_t find_salt(const uint8_t *data, uint64_t n, uint64_t salt, uint64
 /* Behind the good frames: where zeros begin, and what frames lying there call synced. */
 static int scan_behind(struct bp_frame_reader *reader, const struct bp_segment *segment,
                        uint32_t valid_end, uint32_t *dirty_end, struct bp_pos *synced,
-                       struct bp_error *err)
-{
+                       struct bp_error *err) {
     uint64_t offset = valid_end, dirty_at = valid_end;
     while (offset + 8 <= segment->size) {
         uint8_t *data;
@@ -125,11 +123,9 @@ static int scan_behind(struct bp_frame_reader *reader, const struct bp_segment *
 
 int bp_tail_scan(struct bp_segments *segments, struct bp_frame_reader *reader,
                  const struct bp_segment *segment, uint32_t begin, uint64_t sequence,
-                 struct bp_pos known, struct bp_tail *tail, struct bp_error *err)
-{
-    /* The header and all before `begin` were durable before anything else was here. */
+                 struct bp_tail *tail, struct bp_error *err) {
+    /* The header, and what a checkpoint covers before `begin`, were durable before anything here was written. */
     struct bp_pos synced = {.segment = segment->header.id, .offset = begin};
-    believe(&synced, known);
     bp_frame_reader_aim(reader, segment->fd, segment->size);
     int rc = scan_good(segments, reader, segment, begin, sequence, &tail->valid_end, &synced, err);
     if (rc == BP_OK) {

@@ -248,11 +248,9 @@ static const char *check_kind(struct reader *r, struct bp_request *request) {
 int bp_request_decode(const uint8_t *buf, uint64_t n, struct bp_request *request,
                       struct bp_error *err) {
     *request = (struct bp_request){.base = buf};
-    if (n < BP_REQUEST_HEADER || n > BP_REQUEST_MAX || n % 8 != 0) {
+    uint32_t size = n < BP_REQUEST_HEADER ? 0 : bp_get_u32(buf);
+    if (size < BP_REQUEST_HEADER || size > n || size > BP_REQUEST_MAX || size % 8 != 0) {
         return malformed(err, 0, "size");
-    }
-    if (bp_get_u32(buf) != n) {
-        return malformed(err, 0, "size in the header");
     }
     if (buf[5] != ENCODING_VERSION) {
         return malformed(err, 5, "unknown encoding version");
@@ -260,13 +258,13 @@ int bp_request_decode(const uint8_t *buf, uint64_t n, struct bp_request *request
     if (buf[6] > BP_REQUEST_ID_MAX || buf[7] != 0 || bp_get_u16(buf + 22) != 0) {
         return malformed(err, 6, "header fields");
     }
-    request->size = (uint32_t)n;
+    request->size = size;
     request->kind = buf[4];
     request->fingerprint = bp_get_u64(buf + 8);
     request->n_compares = bp_get_u16(buf + 16);
     request->n_then = bp_get_u16(buf + 18);
     request->n_else = bp_get_u16(buf + 20);
-    struct reader r = {.base = buf, .at = BP_REQUEST_HEADER, .size = (uint32_t)n};
+    struct reader r = {.base = buf, .at = BP_REQUEST_HEADER, .size = size};
     const uint8_t *id;
     if (!take(&r, buf[6], &id)) {
         return malformed(err, BP_REQUEST_HEADER, "request id");

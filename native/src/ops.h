@@ -77,7 +77,7 @@ struct bp_request {
 };
 
 /*
- * Decode and fully validate one request at buf[0..n): lengths, kinds, CRC table sizes, limits, zero padding. INVALID_ARGUMENT/MALFORMED_REQUEST. Does
+ * Decode and fully validate the request that begins at buf[0..n) (an entry holds several, one behind the other): lengths, kinds, CRC table sizes, limits, zero padding. INVALID_ARGUMENT/MALFORMED_REQUEST. Does
  * not recompute value CRCs. Pure; fuzzed.
  */
 int bp_request_decode(const uint8_t *buf, uint64_t n, struct bp_request *request, struct bp_error *err);

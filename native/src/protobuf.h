@@ -62,6 +62,17 @@ static inline uint32_t bp_pb_varint_size(uint64_t v)
     return (bits + 6u) / 7u;
 }
 
+/* Bytes of a field with a number below 16, none for the default value: of a number, and of n bytes. */
+static inline uint64_t bp_pb_uint_size(uint64_t value)
+{
+    return value == 0 ? 0 : 1u + bp_pb_varint_size(value);
+}
+
+static inline uint64_t bp_pb_bytes_size(uint64_t n)
+{
+    return n == 0 ? 0 : 1u + bp_pb_varint_size(n) + n;
+}
+
 /* Writes v at `at` (bp_pb_varint_size bytes) and returns where it ends. */
 static inline uint8_t *bp_pb_store_varint(uint8_t *at, uint64_t v)
 {

@@ -53,13 +53,11 @@ static const struct steps settled_steps = {
     .unlink = BP_SITE_SETTLED_UNLINK,
 };
 
-static const struct steps *steps_of(int kind)
-{
+static const struct steps *steps_of(int kind) {
     return kind == BP_SEGMENT_LOG ? &log_steps : &settled_steps;
 }
 
-const char *bp_path_tail(const char *path)
-{
+const char *bp_path_tail(const char *path) {
     size_t n = strlen(path);
     return n <= ERROR_PATH_MAX ? path : path + (n - ERROR_PATH_MAX);
 }
@@ -67,8 +65,7 @@ const char *bp_path_tail(const char *path)
 /* ---- the header block -------------------------------------------------------------------------------------------------- */
 
 void bp_segment_header_encode(const struct bp_segment_header *header,
-                              uint8_t block[BP_SEGMENT_HEADER])
-{
+                              uint8_t block[BP_SEGMENT_HEADER]) {
     assert(header->kind == BP_SEGMENT_LOG || header->kind == BP_SEGMENT_SETTLED);
     assert(header->id != 0 && header->salt != 0);
     memset(block, 0, BP_SEGMENT_HEADER);
@@ -87,8 +84,7 @@ void bp_segment_header_encode(const struct bp_segment_header *header,
     bp_put_u32(block + CRC_AT, bp_crc32c(0, block, CRC_AT));
 }
 
-static bool all_zero(const uint8_t *bytes, uint32_t n)
-{
+static bool all_zero(const uint8_t *bytes, uint32_t n) {
     uint8_t any = 0;
     for (uint32_t i = 0; i < n; i++) {
         any |= bytes[i];
@@ -97,8 +93,7 @@ static bool all_zero(const uint8_t *bytes, uint32_t n)
 }
 
 /* What the CRC cannot know: that the fields make sense together. */
-static bool header_makes_sense(const struct bp_segment_header *header, const uint8_t *block)
-{
+static bool header_makes_sense(const struct bp_segment_header *header, const uint8_t *block) {
     if (header->id == 0 || header->salt == 0 ||
         !all_zero(block + HEADER_USED, CRC_AT - HEADER_USED)) {
         return false;
@@ -112,8 +107,7 @@ static bool header_makes_sense(const struct bp_segment_header *header, const uin
 }
 
 int bp_segment_header_decode(const uint8_t block[BP_SEGMENT_HEADER], const char *path,
-                             struct bp_segment_header *header, struct bp_error *err)
-{
+                             struct bp_segment_header *header, struct bp_error *err) {
     bool is_log = memcmp(block, log_magic, 8) == 0;
     if ((!is_log && memcmp(block, set_magic, 8) != 0) ||
         bp_get_u32(block + CRC_AT) != bp_crc32c(0, block, CRC_AT)) {
@@ -151,8 +145,7 @@ int bp_segment_header_decode(const uint8_t block[BP_SEGMENT_HEADER], const char 
 
 /* ---- making a segment -------------------------------------------------------------------------------------------------- */
 
-int bp_segment_new_salt(struct bp_segments *segments, uint64_t *salt, struct bp_error *err)
-{
+int bp_segment_new_salt(struct bp_segments *segments, uint64_t *salt, struct bp_error *err) {
     for (int attempt = 0; attempt < 8; attempt++) {
         uint8_t bytes[8];
         int rc = bp_disk_random(bp_segments_disk(segments), bytes, sizeof bytes);
@@ -173,8 +166,7 @@ int bp_segment_new_salt(struct bp_segments *segments, uint64_t *salt, struct bp_
                    "the system's random numbers repeat themselves");
 }
 
-void bp_segment_drop_tmp(struct bp_segments *segments, uint32_t id, int kind, int fd)
-{
+void bp_segment_drop_tmp(struct bp_segments *segments, uint32_t id, int kind, int fd) {
     char path[BP_LOG_PATH];
     bp_segment_path(segments, id, kind, true, path, sizeof path);
     bp_disk_close(bp_segments_disk(segments), fd);
@@ -182,8 +174,7 @@ void bp_segment_drop_tmp(struct bp_segments *segments, uint32_t id, int kind, in
 }
 
 int bp_segment_make_tmp(struct bp_segments *segments, uint32_t id, int kind, uint32_t size, int *fd,
-                        struct bp_error *err)
-{
+                        struct bp_error *err) {
     struct bp_disk *disk = bp_segments_disk(segments);
     const struct steps *steps = steps_of(kind);
     char path[BP_LOG_PATH];
@@ -210,8 +201,7 @@ int bp_segment_make_tmp(struct bp_segments *segments, uint32_t id, int kind, uin
 /* Header and sync: the file is complete, its name still .tmp. */
 static int finish_tmp(struct bp_disk *disk, const struct steps *steps,
                       const struct bp_segment_header *header, int fd, const char *path, bool *fatal,
-                      struct bp_error *err)
-{
+                      struct bp_error *err) {
     uint8_t block[BP_SEGMENT_HEADER];
     bp_segment_header_encode(header, block);
     int rc = bp_disk_write(disk, steps->write, fd, block, sizeof block, 0);
@@ -229,12 +219,12 @@ static int finish_tmp(struct bp_disk *disk, const struct steps *steps,
 
 /* *named: the file may carry its final name, whatever else happened. */
 static int give_name(struct bp_segments *segments, const struct steps *steps, const char *tmp,
-                     const char *path, bool *named, struct bp_error *err)
-{
+                     const char *path, bool *named, struct bp_error *err) {
     struct bp_disk *disk = bp_segments_disk(segments);
     int rc = bp_disk_rename(disk, steps->rename, tmp, path);
     if (rc < 0) {
-        *named = rc != -ENOSPC && rc != -EDQUOT; /* a full directory renames nothing; else who knows */
+        *named =
+            rc != -ENOSPC && rc != -EDQUOT; /* a full directory renames nothing; else who knows */
         return bp_fail_io(err, rc, "cannot rename %s", bp_path_tail(tmp));
     }
     *named = true;
@@ -248,8 +238,7 @@ static int give_name(struct bp_segments *segments, const struct steps *steps, co
 
 int bp_segment_publish(struct bp_segments *segments, const struct bp_segment_header *header, int fd,
                        uint32_t size, uint32_t used, struct bp_segment **out, bool *fatal,
-                       struct bp_error *err)
-{
+                       struct bp_error *err) {
     struct bp_disk *disk = bp_segments_disk(segments);
     const struct steps *steps = steps_of(header->kind);
     char tmp[BP_LOG_PATH], path[BP_LOG_PATH];
@@ -274,15 +263,15 @@ int bp_segment_publish(struct bp_segments *segments, const struct bp_segment_hea
     if (!named) {
         (void)bp_disk_unlink(disk, steps->unlink, tmp);
     } else if (header->kind == BP_SEGMENT_SETTLED) {
-        (void)bp_disk_unlink(disk, steps->unlink, path); /* nothing names it yet: discard it alone */
+        (void)bp_disk_unlink(disk, steps->unlink,
+                             path); /* nothing names it yet: discard it alone */
     }
     return rc;
 }
 
 int bp_segment_create(struct bp_segments *segments, const struct bp_segment_header *header,
                       uint32_t size, const void *extra, uint32_t extra_size,
-                      struct bp_segment **out, struct bp_error *err)
-{
+                      struct bp_segment **out, struct bp_error *err) {
     assert(size >= BP_SEGMENT_HEADER && extra_size <= size - BP_SEGMENT_HEADER);
     int fd;
     int rc = bp_segment_make_tmp(segments, header->id, header->kind, size, &fd, err);
@@ -307,8 +296,7 @@ int bp_segment_create(struct bp_segments *segments, const struct bp_segment_head
 /* Read and check the header of an open file against what its name and its store say. */
 static int read_header(struct bp_disk *disk, int fd, const char *path, uint32_t id, int kind,
                        const uint8_t store_id[16], struct bp_segment_header *header,
-                       struct bp_error *err)
-{
+                       struct bp_error *err) {
     uint8_t block[BP_SEGMENT_HEADER];
     int rc = bp_disk_read(disk, BP_SITE_RECOVER_READ, fd, block, sizeof block, 0);
     if (rc == -ENODATA) {
@@ -339,11 +327,15 @@ static int read_header(struct bp_disk *disk, int fd, const char *path, uint32_t 
 }
 
 int bp_segment_open(struct bp_segments *segments, uint32_t id, int kind, const uint8_t store_id[16],
-                    struct bp_segment **out, struct bp_error *err)
-{
+                    struct bp_segment **out, struct bp_error *err) {
     struct bp_disk *disk = bp_segments_disk(segments);
     char path[BP_LOG_PATH];
     bp_segment_path(segments, id, kind, false, path, sizeof path);
+    if (bp_segments_find(segments, id) != NULL) {
+        return bp_fail(err, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT,
+                       "%s: another segment has this number; a file was renamed or copied",
+                       bp_path_tail(path));
+    }
     /* Writable because recovery trims it; log and values are only ever read through it. */
     int fd = bp_disk_open(disk, BP_SITE_NONE, path, BP_O_WRITE);
     if (fd < 0) {
@@ -372,8 +364,7 @@ int bp_segment_open(struct bp_segments *segments, uint32_t id, int kind, const u
     return rc;
 }
 
-int bp_segment_delete(struct bp_segments *segments, uint32_t id, struct bp_error *err)
-{
+int bp_segment_delete(struct bp_segments *segments, uint32_t id, struct bp_error *err) {
     const struct bp_segment *segment = bp_segments_find(segments, id);
     if (segment == NULL) {
         return bp_fail(err, BP_NOT_FOUND, BP_REASON_IO_FAILED, "segment %08" PRIx32 " is not known",
@@ -381,7 +372,8 @@ int bp_segment_delete(struct bp_segments *segments, uint32_t id, struct bp_error
     }
     char path[BP_LOG_PATH];
     bp_segment_path(segments, id, segment->header.kind, false, path, sizeof path);
-    int rc = bp_disk_unlink(bp_segments_disk(segments), steps_of(segment->header.kind)->unlink, path);
+    int rc =
+        bp_disk_unlink(bp_segments_disk(segments), steps_of(segment->header.kind)->unlink, path);
     if (rc < 0 && rc != -ENOENT) {
         return bp_fail_io(err, rc, "cannot unlink %s", bp_path_tail(path));
     }

@@ -77,6 +77,23 @@ struct bp_segment {
     bool damaged;               /* holds a value that failed its CRC: kept, reported, never cleaned away */
 };
 
+/*
+ * What other threads may ask of a segment that the driver is still appending to. Its index and revision fields are theirs to read
+ * once it is sealed.
+ */
+static inline bool bp_segment_sealed(const struct bp_segment *segment)
+{
+    return __atomic_load_n(&segment->sealed, __ATOMIC_ACQUIRE);
+}
+static inline uint32_t bp_segment_used(const struct bp_segment *segment)
+{
+    return __atomic_load_n(&segment->used, __ATOMIC_ACQUIRE);
+}
+static inline bool bp_segment_damaged(const struct bp_segment *segment)
+{
+    return __atomic_load_n(&segment->damaged, __ATOMIC_RELAXED);
+}
+
 /* All segments of a store by id. Look-up is lock-free; add and remove belong to one thread at a time (the table's mutex). */
 struct bp_segments;
 
@@ -107,7 +124,7 @@ void bp_segment_path(const struct bp_segments *segments, uint32_t id, int kind, 
  */
 int bp_segment_create(struct bp_segments *segments, const struct bp_segment_header *header, uint32_t size,
                       const void *extra, uint32_t extra_size, struct bp_segment **out, struct bp_error *err);
-/* Open an existing file by name, check its header against store id and name, add it. */
+/* Open an existing file by name, check its header against store id and name, add it (sealed; used = its size). */
 int bp_segment_open(struct bp_segments *segments, uint32_t id, int kind, const uint8_t store_id[16],
                     struct bp_segment **out, struct bp_error *err);
 /* Unlink the file and remove it from the table. */

@@ -46,8 +46,7 @@ static uint32_t root_slot(uint32_t id) { return id >> (LEAF_BITS + MIDDLE_BITS);
 static uint32_t middle_slot(uint32_t id) { return (id >> LEAF_BITS) & (MIDDLE_SLOTS - 1); }
 static uint32_t leaf_slot(uint32_t id) { return id & (LEAF_SLOTS - 1); }
 
-struct bp_segments *bp_segments_new(struct bp_disk *disk, const char *dir)
-{
+struct bp_segments *bp_segments_new(struct bp_disk *disk, const char *dir) {
     struct bp_segments *segments = calloc(1, sizeof *segments);
     if (segments == NULL) {
         return NULL;
@@ -63,8 +62,7 @@ struct bp_segments *bp_segments_new(struct bp_disk *disk, const char *dir)
     return segments;
 }
 
-static void free_leaf(struct bp_segments *segments, struct leaf *leaf)
-{
+static void free_leaf(struct bp_segments *segments, struct leaf *leaf) {
     for (uint32_t i = 0; leaf != NULL && i < LEAF_SLOTS; i++) {
         struct bp_segment *segment = atomic_load(&leaf->slots[i]);
         if (segment != NULL) {
@@ -75,8 +73,7 @@ static void free_leaf(struct bp_segments *segments, struct leaf *leaf)
     free(leaf);
 }
 
-void bp_segments_free(struct bp_segments *segments)
-{
+void bp_segments_free(struct bp_segments *segments) {
     if (segments == NULL) {
         return;
     }
@@ -96,28 +93,24 @@ struct bp_disk *bp_segments_disk(const struct bp_segments *segments) { return se
 
 const char *bp_segments_dir(const struct bp_segments *segments) { return segments->dir; }
 
-void bp_segment_path(const struct bp_segments *segments, uint32_t id, int kind, bool tmp, char *path,
-                     size_t size)
-{
+void bp_segment_path(const struct bp_segments *segments, uint32_t id, int kind, bool tmp,
+                     char *path, size_t size) {
     (void)snprintf(path, size, "%s/%08x.%s%s", segments->dir, id,
                    kind == BP_SEGMENT_LOG ? "log" : "set", tmp ? ".tmp" : "");
 }
 
-struct bp_segment *bp_segments_find(const struct bp_segments *segments, uint32_t id)
-{
+struct bp_segment *bp_segments_find(const struct bp_segments *segments, uint32_t id) {
     struct middle *middle =
         atomic_load_explicit(&segments->root[root_slot(id)], memory_order_acquire);
     if (middle == NULL) {
         return NULL;
     }
     struct leaf *leaf = atomic_load_explicit(&middle->slots[middle_slot(id)], memory_order_acquire);
-    return leaf == NULL
-               ? NULL
-               : atomic_load_explicit(&leaf->slots[leaf_slot(id)], memory_order_acquire);
+    return leaf == NULL ? NULL
+                        : atomic_load_explicit(&leaf->slots[leaf_slot(id)], memory_order_acquire);
 }
 
-struct bp_segment *bp_segments_next(const struct bp_segments *segments, uint32_t from)
-{
+struct bp_segment *bp_segments_next(const struct bp_segments *segments, uint32_t from) {
     uint64_t last = bp_segments_last_id(segments);
     uint64_t id = (uint64_t)from + 1;
     while (id <= last) {
@@ -144,28 +137,25 @@ struct bp_segment *bp_segments_next(const struct bp_segments *segments, uint32_t
     return NULL;
 }
 
-uint32_t bp_segments_last_id(const struct bp_segments *segments)
-{
+uint32_t bp_segments_last_id(const struct bp_segments *segments) {
     return (uint32_t)(atomic_load(&segments->next_id) - 1);
 }
 
-uint32_t bp_segments_take_id(struct bp_segments *segments)
-{
+uint32_t bp_segments_take_id(struct bp_segments *segments) {
     uint64_t id = atomic_fetch_add(&segments->next_id, 1);
     assert(id <= UINT32_MAX); /* at 64 MiB each: 2^58 bytes written */
     return (uint32_t)id;
 }
 
-void bp_segments_reserve_id(struct bp_segments *segments, uint32_t id)
-{
+void bp_segments_reserve_id(struct bp_segments *segments, uint32_t id) {
     uint64_t next = atomic_load(&segments->next_id);
-    while (next <= id && !atomic_compare_exchange_weak(&segments->next_id, &next, (uint64_t)id + 1)) {
+    while (next <= id &&
+           !atomic_compare_exchange_weak(&segments->next_id, &next, (uint64_t)id + 1)) {
     }
 }
 
 /* The leaf that holds `id`, made if need be; NULL when out of memory. Under `mutex`. */
-static struct leaf *leaf_for(struct bp_segments *segments, uint32_t id)
-{
+static struct leaf *leaf_for(struct bp_segments *segments, uint32_t id) {
     struct middle *middle = atomic_load(&segments->root[root_slot(id)]);
     if (middle == NULL) {
         middle = calloc(1, sizeof *middle);
@@ -185,8 +175,7 @@ static struct leaf *leaf_for(struct bp_segments *segments, uint32_t id)
 }
 
 int bp_segments_add(struct bp_segments *segments, const struct bp_segment *segment,
-                    struct bp_segment **out, struct bp_error *err)
-{
+                    struct bp_segment **out, struct bp_error *err) {
     uint32_t id = segment->header.id;
     assert(id != 0);
     struct bp_segment *copy = malloc(sizeof *copy);
@@ -211,8 +200,7 @@ int bp_segments_add(struct bp_segments *segments, const struct bp_segment *segme
     return BP_OK;
 }
 
-void bp_segments_remove(struct bp_segments *segments, uint32_t id)
-{
+void bp_segments_remove(struct bp_segments *segments, uint32_t id) {
     struct bp_segment *segment = NULL;
     pthread_mutex_lock(&segments->mutex);
     if (bp_segments_find(segments, id) != NULL) {

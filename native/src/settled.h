@@ -15,6 +15,7 @@
 #include "bytes.h"
 #include "error.h"
 #include "index.h"
+#include "limits.h"
 #include "segment.h"
 
 #define BP_SETTLED_RECORD 56u
@@ -25,6 +26,16 @@ struct bp_settled_record {
     uint32_t size;
 };
 
+#define BP_SETTLED_RECORD_MAX (BP_SETTLED_RECORD + BP_STORED_KEY_MAX + 7u + BP_VALUE_MAX / BP_CRC_CHUNK * 4u + BP_VALUE_MAX)
+
+/* Bytes a record takes. */
+uint32_t bp_settled_size(uint32_t key_size, uint32_t value_size);
+/*
+ * Write one record; `table` is the value's CRC table, padded (bp_value_checksum), for values that have one. Returns the offset of the
+ * value in it. Places in `version` are ignored.
+ */
+uint32_t bp_settled_encode(uint8_t *out, uint64_t salt, struct bp_slice key, const struct bp_version *version, const uint8_t *table,
+                           struct bp_slice value);
 /* Parse the record at buf[0..n) whose file offset is `offset`: BP_OK, or OUT_OF_RANGE when there is none. Pure; fuzzed. */
 int bp_settled_decode(const uint8_t *buf, uint64_t n, uint32_t segment, uint32_t offset, uint64_t salt, struct bp_settled_record *record);
 /* Walk all records of a settled segment (values are not verified). */

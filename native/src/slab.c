@@ -4,9 +4,10 @@
  *   page:  | next, prev, arena, free, bump, used, size | obj 0 | obj 1 | free -> obj 7 | ...        | never used yet |
  *                                  '------------------------------^                       ^ bump
  *
- * Objects are carved off at `bump` until the page has no more, so that a page is touched only as far as it is used.
- * Arenas after the first few ask for huge pages: random look-ups in a large index would otherwise miss the TLB each time.
- * Under AddressSanitizer free objects are poisoned, so that use after free is found here as in malloc.
+ * Objects are carved off at `bump` until the page has no more, so that a page is touched only as
+ * far as it is used. Arenas after the first few ask for huge pages: random look-ups in a large
+ * index would otherwise miss the TLB each time. Under AddressSanitizer free objects are poisoned,
+ * so that use after free is found here as in malloc.
  */
 #include "slab.h"
 
@@ -53,20 +54,15 @@ static_assert(sizeof(struct bp_slab_page) == 64, "objects of 64 k bytes must be 
 static_assert(sizeof(struct bp_slab_large) == 64, "large objects are aligned to 64");
 static_assert(BP_SLAB_PAGES == 32, "free_pages has one bit a page");
 
-static void count_bytes(struct bp_slab *slab, uint64_t add, uint64_t sub)
-{
+static void count_bytes(struct bp_slab *slab, uint64_t add, uint64_t sub) {
     uint64_t bytes = atomic_load_explicit(&slab->bytes, memory_order_relaxed);
     assert(bytes + add >= sub);
     atomic_store_explicit(&slab->bytes, bytes + add - sub, memory_order_relaxed);
 }
 
-void bp_slab_init(struct bp_slab *slab)
-{
-    memset(slab, 0, sizeof *slab);
-}
+void bp_slab_init(struct bp_slab *slab) { memset(slab, 0, sizeof *slab); }
 
-static void unmap_all(struct bp_slab_arena *list)
-{
+static void unmap_all(struct bp_slab_arena *list) {
     while (list != NULL) {
         struct bp_slab_arena *arena = list;
         list = arena->next;
@@ -76,8 +72,7 @@ static void unmap_all(struct bp_slab_arena *list)
     }
 }
 
-void bp_slab_destroy(struct bp_slab *slab)
-{
+void bp_slab_destroy(struct bp_slab *slab) {
     unmap_all(slab->arenas);
     unmap_all(slab->full);
     while (slab->large != NULL) {
@@ -88,11 +83,10 @@ void bp_slab_destroy(struct bp_slab *slab)
     bp_slab_init(slab);
 }
 
-/* ---- arenas ------------------------------------------------------------------------------------------------------------ */
+/* ---- arenas ---------------------------------------------------------------------------------- */
 
 /* Map twice the size and give back what lies outside the aligned half. */
-static uint8_t *map_aligned(void)
-{
+static uint8_t *map_aligned(void) {
     size_t size = 2u * (size_t)BP_SLAB_ARENA;
     uint8_t *raw = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (raw == MAP_FAILED) {
@@ -106,8 +100,7 @@ static uint8_t *map_aligned(void)
     return raw + before;
 }
 
-static void arena_link(struct bp_slab_arena **list, struct bp_slab_arena *arena)
-{
+static void arena_link(struct bp_slab_arena **list, struct bp_slab_arena *arena) {
     arena->prev = NULL;
     arena->next = *list;
     if (arena->next != NULL) {
@@ -116,8 +109,7 @@ static void arena_link(struct bp_slab_arena **list, struct bp_slab_arena *arena)
     *list = arena;
 }
 
-static void arena_unlink(struct bp_slab_arena **list, struct bp_slab_arena *arena)
-{
+static void arena_unlink(struct bp_slab_arena **list, struct bp_slab_arena *arena) {
     if (arena->prev != NULL) {
         arena->prev->next = arena->next;
     } else {
@@ -128,8 +120,7 @@ static void arena_unlink(struct bp_slab_arena **list, struct bp_slab_arena *aren
     }
 }
 
-static struct bp_slab_arena *arena_new(struct bp_slab *slab)
-{
+static struct bp_slab_arena *arena_new(struct bp_slab *slab) {
     struct bp_slab_arena *arena = malloc(sizeof *arena);
     uint8_t *base = arena == NULL ? NULL : map_aligned();
     if (base == NULL) {
@@ -146,8 +137,7 @@ static struct bp_slab_arena *arena_new(struct bp_slab *slab)
     return arena;
 }
 
-static void arena_release(struct bp_slab *slab, struct bp_slab_arena *arena)
-{
+static void arena_release(struct bp_slab *slab, struct bp_slab_arena *arena) {
     arena_unlink(&slab->arenas, arena);
     slab->arena_count--;
     count_bytes(slab, 0, (uint64_t)__builtin_popcount(arena->touched) * BP_SLAB_PAGE);
@@ -155,10 +145,9 @@ static void arena_release(struct bp_slab *slab, struct bp_slab_arena *arena)
     free(arena);
 }
 
-/* ---- pages ------------------------------------------------------------------------------------------------------------- */
+/* ---- pages ----------------------------------------------------------------------------------- */
 
-static void page_link(struct bp_slab *slab, struct bp_slab_page *page)
-{
+static void page_link(struct bp_slab *slab, struct bp_slab_page *page) {
     struct bp_slab_page **list = &slab->room[page->size / 8];
     page->prev = NULL;
     page->next = *list;
@@ -168,8 +157,7 @@ static void page_link(struct bp_slab *slab, struct bp_slab_page *page)
     *list = page;
 }
 
-static void page_unlink(struct bp_slab *slab, struct bp_slab_page *page)
-{
+static void page_unlink(struct bp_slab *slab, struct bp_slab_page *page) {
     if (page->prev != NULL) {
         page->prev->next = page->next;
     } else {
@@ -180,13 +168,11 @@ static void page_unlink(struct bp_slab *slab, struct bp_slab_page *page)
     }
 }
 
-static bool page_has_room(const struct bp_slab_page *page)
-{
+static bool page_has_room(const struct bp_slab_page *page) {
     return page->free != NULL || page->bump + page->size <= BP_SLAB_PAGE;
 }
 
-static struct bp_slab_page *page_new(struct bp_slab *slab, uint32_t size)
-{
+static struct bp_slab_page *page_new(struct bp_slab *slab, uint32_t size) {
     struct bp_slab_arena *arena = slab->arenas != NULL ? slab->arenas : arena_new(slab);
     if (arena == NULL) {
         return NULL;
@@ -208,8 +194,7 @@ static struct bp_slab_page *page_new(struct bp_slab *slab, uint32_t size)
     return page;
 }
 
-static void page_release(struct bp_slab *slab, struct bp_slab_page *page)
-{
+static void page_release(struct bp_slab *slab, struct bp_slab_page *page) {
     struct bp_slab_arena *arena = page->arena;
     uint32_t number = (uint32_t)((size_t)((uint8_t *)page - arena->base) / BP_SLAB_PAGE);
     page_unlink(slab, page);
@@ -224,15 +209,13 @@ static void page_release(struct bp_slab *slab, struct bp_slab_page *page)
     }
 }
 
-/* ---- objects ----------------------------------------------------------------------------------------------------------- */
+/* ---- objects --------------------------------------------------------------------------------- */
 
-static uint64_t large_bytes(size_t size)
-{
+static uint64_t large_bytes(size_t size) {
     return ((uint64_t)size + sizeof(struct bp_slab_large) + 63u) / 64u * 64u;
 }
 
-static void *large_alloc(struct bp_slab *slab, size_t size)
-{
+static void *large_alloc(struct bp_slab *slab, size_t size) {
     if (size > SIZE_MAX / 2) {
         return NULL;
     }
@@ -250,8 +233,7 @@ static void *large_alloc(struct bp_slab *slab, size_t size)
     return large + 1;
 }
 
-static void large_free(struct bp_slab *slab, void *object, size_t size)
-{
+static void large_free(struct bp_slab *slab, void *object, size_t size) {
     struct bp_slab_large *large = (struct bp_slab_large *)object - 1;
     if (large->prev != NULL) {
         large->prev->next = large->next;
@@ -265,8 +247,7 @@ static void large_free(struct bp_slab *slab, void *object, size_t size)
     free(large);
 }
 
-void *bp_slab_alloc(struct bp_slab *slab, size_t size)
-{
+void *bp_slab_alloc(struct bp_slab *slab, size_t size) {
     assert(size > 0);
     if (slab->fail_after > 0 && --slab->fail_after == 0) {
         return NULL;
@@ -297,8 +278,7 @@ void *bp_slab_alloc(struct bp_slab *slab, size_t size)
     return object;
 }
 
-void bp_slab_free(struct bp_slab *slab, void *object, size_t size)
-{
+void bp_slab_free(struct bp_slab *slab, void *object, size_t size) {
     if (object == NULL) {
         return;
     }

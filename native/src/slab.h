@@ -4,12 +4,14 @@
  *   arena (2 MiB, aligned)  | page 0 | page 1 | ... | page 31 |
  *   page (64 KiB, aligned)  | header 64 B | object | object | ... |   all of one size, a multiple of 8
  *
- * An object's page is found by masking its address. A free object holds the next free one of its page. Pages with room form a
- * list per size; a page that empties goes back to its arena, an arena that empties to the kernel (the last one stays). Objects
- * above BP_SLAB_OBJECT_MAX come from malloc, linked so that destroying the slab frees them too.
+ * An object's page is found by masking its address. A free object holds the next free one of its
+ * page. Pages with room form a list per size; a page that empties goes back to its arena, an arena
+ * that empties to the kernel (the last one stays). Objects above BP_SLAB_OBJECT_MAX come from
+ * malloc, linked so that destroying the slab frees them too.
  *
- * Invariants: used <= capacity of a page; a page is in the list of its size if and only if it has room; the caller frees with
- * the size it asked for. Objects whose size is a multiple of 64 are aligned to 64, all others to 8.
+ * Invariants: used <= capacity of a page; a page is in the list of its size if and only if it has
+ * room; the caller frees with the size it asked for. Objects whose size is a multiple of 64 are
+ * aligned to 64, all others to 8.
  *
  * One thread at a time allocates and frees; any thread may read the byte count.
  */
@@ -34,12 +36,13 @@ struct bp_slab_large;
 
 struct bp_slab {
     struct bp_slab_page *room[BP_SLAB_CLASSES]; /* pages with a free object, by size / 8 */
-    struct bp_slab_arena *arenas; /* with a free page */
+    struct bp_slab_arena *arenas;               /* with a free page */
     struct bp_slab_arena *full;
     struct bp_slab_large *large;
     uint32_t arena_count;
-    _Atomic uint64_t bytes; /* taken from the system: touched pages, large objects with their headers */
-    uint64_t fail_after;    /* tests: this many more allocations succeed, the next one fails once; 0 never */
+    _Atomic uint64_t
+        bytes; /* taken from the system: touched pages, large objects with their headers */
+    uint64_t fail_after; /* tests: the n-th allocation from now fails, once; 0 never */
 };
 
 void bp_slab_init(struct bp_slab *slab);
@@ -50,8 +53,7 @@ void *bp_slab_alloc(struct bp_slab *slab, size_t size);
 /* `size` is what was asked for; NULL is allowed. */
 void bp_slab_free(struct bp_slab *slab, void *object, size_t size);
 
-static inline uint64_t bp_slab_bytes(const struct bp_slab *slab)
-{
+static inline uint64_t bp_slab_bytes(const struct bp_slab *slab) {
     return atomic_load_explicit(&slab->bytes, memory_order_relaxed);
 }
 

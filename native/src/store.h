@@ -80,11 +80,19 @@ struct bp_checkpoint_info {
     uint32_t n_segments;
 };
 
+/* When the keeper did what; keeper.mutex. Boot clock. */
+struct bp_tick {
+    uint64_t last_ns, reserve_ns, sync_ns, checkpoint_retry_ns;
+    uint64_t groups, groups_marked; /* counters.groups at the last tick, and when the last mark was asked for */
+    uint32_t checkpoint_failures;   /* in a row */
+};
+
 struct bp_keeper {
     pthread_mutex_t mutex;
     pthread_mutex_t wake_mutex;
     pthread_cond_t wake;
-    bool stopping, thread_started;
+    bool stopping, woken;         /* wake_mutex */
+    bool thread_started;
     pthread_t thread;
     struct bp_checkpoint_info checkpoints[2];
     uint32_t n_checkpoints;
@@ -92,6 +100,8 @@ struct bp_keeper {
     struct bp_cleaner *cleaner;   /* clean.c's own state */
     struct bp_reserve *reserve;   /* reserve.c's own state */
     struct bp_compactor *compactor; /* compact.c: revision/time samples */
+    struct bp_tick tick;
+    struct bp_scrubber *scrubber; /* scrub.c: passes in the background */
 };
 
 struct bp_store {

@@ -17,6 +17,9 @@ static int prepare_write(struct bp_ticket *ticket, const uint8_t *bytes, uint64_
     if (code == BP_OK && ticket->request.size != size) {
         code = bp_fail(err, BP_INVALID_ARGUMENT, BP_REASON_MALFORMED_REQUEST, "bytes behind the request");
     }
+    if (code == BP_OK && ticket->method == 0) {
+        code = bp_request_check_keys(&ticket->request, err); /* the wire's decoder has done it already */
+    }
     if (code == BP_OK) {
         bp_ticket_classify(ticket);
     }

@@ -34,8 +34,7 @@ struct source {
     uint8_t table[CHUNKS_MAX * 4]; /* chunked values only */
 };
 
-static int damaged(const struct source *source, uint64_t offset, struct bp_error *err)
-{
+static int damaged(const struct source *source, uint64_t offset, struct bp_error *err) {
     char path[BP_LOG_PATH];
     bp_segment_path(source->segments, source->segment->header.id, source->segment->header.kind,
                     false, path, sizeof path);
@@ -47,10 +46,9 @@ static int damaged(const struct source *source, uint64_t offset, struct bp_error
 
 /* Read n bytes at file offset `offset` and check them. */
 static int read_checked(const struct source *source, uint64_t offset, uint32_t n, uint32_t crc,
-                        uint8_t *out, struct bp_error *err)
-{
-    int rc = bp_disk_read(bp_segments_disk(source->segments), source->site, source->segment->fd, out,
-                          n, offset);
+                        uint8_t *out, struct bp_error *err) {
+    int rc = bp_disk_read(bp_segments_disk(source->segments), source->site, source->segment->fd,
+                          out, n, offset);
     if (rc == -ENODATA) {
         return damaged(source, offset, err);
     }
@@ -66,15 +64,13 @@ static int read_checked(const struct source *source, uint64_t offset, uint32_t n
     return bp_crc32c(0, out, n) == crc ? BP_OK : damaged(source, offset, err);
 }
 
-static uint32_t chunk_count(uint32_t size)
-{
+static uint32_t chunk_count(uint32_t size) {
     return size <= BP_CRC_CHUNK ? 0 : (size + BP_CRC_CHUNK - 1) / BP_CRC_CHUNK;
 }
 
 /* Find the segment and, for a chunked value, its verified table. */
 static int open_source(struct bp_segments *segments, const struct bp_value_ref *value, int site,
-                       struct source *source, struct bp_error *err)
-{
+                       struct source *source, struct bp_error *err) {
     source->segments = segments;
     source->segment = bp_segments_find(segments, value->at.segment);
     source->value = value;
@@ -95,15 +91,14 @@ static int open_source(struct bp_segments *segments, const struct bp_value_ref *
                                       source->table, err);
 }
 
-static uint32_t chunk_size(const struct bp_value_ref *value, uint32_t chunk)
-{
+static uint32_t chunk_size(const struct bp_value_ref *value, uint32_t chunk) {
     uint32_t left = value->size - chunk * BP_CRC_CHUNK;
     return left < BP_CRC_CHUNK ? left : BP_CRC_CHUNK;
 }
 
 /* A whole chunk (of a small value: the value) to `out`, verified. */
-static int read_chunk(const struct source *source, uint32_t chunk, uint8_t *out, struct bp_error *err)
-{
+static int read_chunk(const struct source *source, uint32_t chunk, uint8_t *out,
+                      struct bp_error *err) {
     const struct bp_value_ref *value = source->value;
     uint32_t crc = value->size <= BP_CRC_CHUNK ? value->crc : bp_get_u32(source->table + 4 * chunk);
     return read_checked(source, (uint64_t)value->at.offset + chunk * BP_CRC_CHUNK,
@@ -112,8 +107,7 @@ static int read_chunk(const struct source *source, uint32_t chunk, uint8_t *out,
 
 /* Part of one chunk: all of it is read and verified, bytes [from, to) are copied out. */
 static int read_edge(const struct source *source, uint32_t chunk, uint32_t from, uint32_t to,
-                     uint8_t *out, struct bp_error *err)
-{
+                     uint8_t *out, struct bp_error *err) {
     uint8_t edge[BP_CRC_CHUNK];
     int rc = read_chunk(source, chunk, edge, err);
     if (rc == BP_OK) {
@@ -123,8 +117,7 @@ static int read_edge(const struct source *source, uint32_t chunk, uint32_t from,
 }
 
 int bp_value_read(struct bp_segments *segments, const struct bp_value_ref *value, uint32_t offset,
-                  uint32_t size, uint8_t *out, struct bp_error *err)
-{
+                  uint32_t size, uint8_t *out, struct bp_error *err) {
     if (offset > value->size || size > value->size - offset) {
         return bp_fail(err, BP_OUT_OF_RANGE, BP_REASON_RANGE_INVALID,
                        "bytes %" PRIu32 "..%" PRIu64 " of a value of %" PRIu32 " bytes", offset,
@@ -149,8 +142,7 @@ int bp_value_read(struct bp_segments *segments, const struct bp_value_ref *value
 }
 
 int bp_value_verify(struct bp_segments *segments, const struct bp_value_ref *value, int site,
-                    uint8_t *scratch, struct bp_error *err)
-{
+                    uint8_t *scratch, struct bp_error *err) {
     struct source source;
     int rc = open_source(segments, value, site, &source, err);
     if (rc == BP_OK && value->size == 0) {

@@ -32,16 +32,12 @@ enum bp_method {
     BP_METHOD_WATCH = 12,      /* bp_wire_describe only, else bp_wire_decode_watch */
 };
 
-#define BP_WIRE_SCAN_DEFAULT 1000u        /* keys a page when the client names no limit (never above scan_page_max) */
-#define BP_WIRE_KEEP_ALIVE_MAX 1000u      /* leases in one KeepAliveRequest */
-#define BP_WIRE_FRAME_MAX (4u << 20)      /* bytes of one Pipeline frame */
-
 /* Operator limits, all <= the constants of limits.h. */
 struct bp_wire_limits {
     uint32_t key_max, value_max, request_max; /* bytes */
-    uint32_t txn_ops_max, batch_ops_max, pipeline_ops_max; /* txn and batch at most 65535 */
-    uint32_t scan_page_max;       /* keys a page */
-    uint32_t reply_bytes_max;     /* a page ends early, with a token, rather than pass it */
+    uint32_t txn_ops_max, batch_ops_max; /* at most 65535; a Pipeline frame has at most batch_ops_max ops */
+    uint32_t scan_page_max;       /* keys a page, also the default */
+    uint32_t reply_bytes_max;     /* of an encoded reply: a page ends early, with a token, rather than pass it */
     uint64_t lease_ttl_min_ms, lease_ttl_max_ms;
 };
 
@@ -53,9 +49,7 @@ struct bp_wire_read { /* GET, SCAN, GET_LEASE, KEEP_ALIVE */
     bool reverse, keys_only, count_only, serializable;
     uint32_t binding;           /* SCAN: what its page tokens are bound to (range and direction, before a token moved it) */
     uint64_t lease;
-    bool want_keys;             /* GET_LEASE: attached keys > `start` (empty: all), the first `limit` in key order */
-    uint64_t *leases;           /* KEEP_ALIVE: owned */
-    uint32_t n_leases;
+    bool want_keys;             /* GET_LEASE */
     uint8_t *keys;              /* owned */
 };
 
@@ -82,14 +76,12 @@ struct bp_view {
     struct bp_epoch *epoch;
     uint64_t revision; /* the newest published one */
     uint64_t floor;    /* the oldest revision that may be read: the compaction revision */
-    /*
-     * Where that floor is published before anything below it is trimmed; may be NULL when nothing trims. Looked at again after
-     * every step through the index: a read that a compaction overtook fails rather than show a state with holes.
-     */
-    const _Atomic uint64_t *floor_now;
 };
 
-/* Answer GET or SCAN into `reply` (protobuf bytes). OUT_OF_RANGE for a revision outside [floor, revision]; DATA_LOSS. */
+/*
+ * Answer GET or SCAN into `reply` (protobuf bytes). OUT_OF_RANGE for a revision outside [floor, revision]; DATA_LOSS. The caller looks at the floor
+ * again afterwards, or holds a pin: a read that trimming overtook may have holes.
+ */
 int bp_wire_read(const struct bp_wire_read *read, const struct bp_view *view, const struct bp_wire_limits *limits,
                  struct bp_buffer *reply, struct bp_error *err);
 
@@ -105,24 +97,25 @@ struct bp_outcome {
 /*
  * Build the reply of a write from its request and outcome. Reads inside a Txn, previous values and delete counts come from history: a key
  * written by an earlier op of the branch is read at outcome.revision, any other at outcome.revision - 1. Where history no longer reaches
- * back that far (a replay, or a compaction that overtook it), they are left out and `values_expired` says so. DATA_LOSS/VALUE_DAMAGED.
+ * back that far (a replay), OUT_OF_RANGE/REVISION_COMPACTED; the write stands. DATA_LOSS/VALUE_DAMAGED. As with bp_wire_read the caller
+ * holds a pin at outcome.revision - 1, or looks at the floor again, when bp_wire_reads_history says so.
  */
 int bp_wire_write_reply(int method, const struct bp_request *request, const struct bp_outcome *outcome, const struct bp_view *view,
                         const struct bp_wire_limits *limits, struct bp_buffer *reply, struct bp_error *err);
 
-/* GET_LEASE. `keys`: stored keys in order (with want_keys), `more`: a page token is wanted behind the last of them. */
+/* Does the reply of this write show anything that only history knows (in either branch)? */
+bool bp_wire_reads_history(int method, const struct bp_request *request);
+
+/* GET_LEASE: keys without their keyspace byte, as many as fit in reply_bytes_max; key_count says how many there are. */
 struct bp_wire_lease {
     uint64_t revision, lease, ttl_ms, remaining_ms, key_count;
     const struct bp_slice *keys;
-    uint32_t n_keys;
-    bool more;
+    uint64_t n_keys;
 };
-void bp_wire_get_lease_reply(const struct bp_wire_lease *lease, struct bp_buffer *reply);
-/* The same for one lease and one page, keys without their keyspace byte: callers move to the two functions around this one. */
+void bp_wire_get_lease_reply(const struct bp_wire_lease *lease, const struct bp_wire_limits *limits, struct bp_buffer *reply);
+/* KEEP_ALIVE (ttl 0: no such lease), or GET_LEASE when `keys` are all the keys and fit. */
 void bp_wire_lease_reply(int method, uint64_t revision, uint64_t lease, uint64_t granted_ttl_ms, uint64_t remaining_ms,
                          const struct bp_slice *keys, uint64_t n_keys, struct bp_buffer *reply);
-/* KEEP_ALIVE: ttl_ms[i] is 0 where there is no such lease. */
-void bp_wire_keep_alive_reply(uint64_t revision, const uint64_t *leases, const uint64_t *ttl_ms, uint32_t n, struct bp_buffer *reply);
 
 /* ---- Pipeline frames -------------------------------------------------------------------------------------------------------- */
 

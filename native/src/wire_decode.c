@@ -84,14 +84,14 @@ static int bad_token(struct bp_error *err, const char *what) {
 /* Move the range to where the token says. It must be ours, for this range, direction and revision. */
 static int apply_token(struct bp_slice bytes, struct bp_wire_read *read, struct bp_error *err) {
     struct bp_token token;
-    if (!bp_token_parse(bytes, BP_TOKEN_SCAN, &token)) {
+    if (!bp_token_parse(bytes, &token)) {
         return bad_token(err, "page_token is not one that this server made");
     }
     if (token.binding != read->binding || bp_slice_compare(token.key, read->start) < 0 ||
         bp_slice_compare(token.key, read->end) >= 0) {
         return bad_token(err, "page_token belongs to another range or direction");
     }
-    if (token.scope == 0 || (read->revision != 0 && read->revision != token.scope)) {
+    if (token.revision == 0 || (read->revision != 0 && read->revision != token.revision)) {
         return bad_token(err, "page_token belongs to another revision");
     }
     size_t fixed = read->reverse ? read->start.size : read->end.size;
@@ -115,7 +115,7 @@ static int apply_token(struct bp_slice bytes, struct bp_wire_read *read, struct 
     }
     free(read->keys);
     read->keys = keys;
-    read->revision = token.scope;
+    read->revision = token.revision;
     return BP_OK;
 }
 
@@ -200,6 +200,5 @@ int bp_wire_decode(int method, uint8_t keyspace, const uint8_t *buf, uint64_t n,
 void bp_wire_call_free(struct bp_wire_call *call) {
     bp_builder_free(&call->request);
     free(call->read.keys);
-    free(call->read.leases);
     call->read = (struct bp_wire_read){0};
 }

@@ -181,9 +181,7 @@ static void describe_read(struct bp_buffer *out, const struct bp_wire_call *call
         bp_pb_uint(out, 3, read->limit);
         break;
     default: /* KEEP_ALIVE */
-        for (uint32_t i = 0; i < read->n_leases; i++) {
-            bp_pb_uint_always(out, 1, read->leases[i]);
-        }
+        bp_pb_uint(out, 1, read->lease);
         break;
     }
 }

@@ -247,8 +247,7 @@ int bp_wire_check_limit(uint32_t asked, const char *field, const struct bp_wire_
         return bp_wire_fail(err, path, field, BP_REASON_FIELD_INVALID, "%s is %u, the most is %u",
                             field, asked, limits->scan_page_max);
     }
-    uint32_t usual = BP_WIRE_SCAN_DEFAULT;
-    *limit = asked != 0 ? asked : usual < limits->scan_page_max ? usual : limits->scan_page_max;
+    *limit = asked != 0 ? asked : limits->scan_page_max;
     return BP_OK;
 }
 
@@ -285,8 +284,8 @@ int bp_wire_delete_op(const struct bp_wire_delete *del, const struct bp_wire_lim
     }
     struct bp_slice end = del->range_end;
     bool to_the_end = end.size == 1 && end.data[0] == 0;
-    if (end.size > limits->key_max) {
-        return key_too_large(end, limits->key_max, path, "range_end", err);
+    if (end.size > limits->key_max + 1u) {
+        return key_too_large(end, limits->key_max + 1u, path, "range_end", err);
     }
     if (end.size > 0 && !to_the_end && bp_slice_compare(end, del->key) <= 0) {
         return bp_wire_fail(err, path, "range_end", BP_REASON_RANGE_INVALID,

@@ -3,13 +3,10 @@
  *
  *   GrantLease   LEASE_GRANT   u64 id (0: the driver chooses), u64 ttl_ms
  *   RevokeLease  LEASE_REVOKE  u64 1, u64 id
- *   GetLease     a read: lease, whether its keys are wanted, and behind which key to go on
- *   KeepAlive    a read: the ids of one message of the stream
+ *   GetLease     a read: lease, and whether its keys are wanted
+ *   KeepAlive    a read: the lease of one message of the stream
  */
-#include <stdlib.h>
-
 #include "wire_fields.h"
-#include "wire_token.h"
 
 static const struct bp_wire_path no_path = {0};
 
@@ -71,27 +68,9 @@ static int decode_revoke(struct bp_slice message, struct bp_wire_call *call, str
     return bp_builder_finish(&call->request, err);
 }
 
-/* Keep the token's key as read->start: the page goes on behind it. */
-static int apply_lease_token(struct bp_slice bytes, struct bp_wire_read *read,
-                             struct bp_error *err) {
-    struct bp_token token;
-    if (!bp_token_parse(bytes, BP_TOKEN_LEASE, &token) || token.scope != read->lease) {
-        return bp_wire_fail(err, &no_path, "page_token", BP_REASON_PAGE_TOKEN_INVALID,
-                            "page_token is not one that this server made for this lease");
-    }
-    read->keys = malloc(token.key.size);
-    if (read->keys == NULL) {
-        return bp_wire_no_memory(err);
-    }
-    memcpy(read->keys, token.key.data, token.key.size);
-    read->start = bp_slice(read->keys, token.key.size);
-    return BP_OK;
-}
-
 static int decode_get_lease(struct bp_slice message, const struct bp_wire_limits *limits,
                             struct bp_wire_read *read, struct bp_error *err) {
-    uint32_t page_size = 0;
-    struct bp_slice token = bp_slice(NULL, 0);
+    uint32_t limit = 0;
     struct bp_pb_reader r = bp_pb_read(message);
     struct bp_pb_field f;
     while (bp_pb_next(&r, &f)) {
@@ -100,53 +79,24 @@ static int decode_get_lease(struct bp_slice message, const struct bp_wire_limits
         } else if (bp_pb_is(&f, 2, BP_PB_VARINT)) {
             read->want_keys = f.value != 0;
         } else if (bp_pb_is(&f, 3, BP_PB_VARINT)) {
-            page_size = (uint32_t)f.value;
-        } else if (bp_pb_is(&f, 4, BP_PB_LEN)) {
-            token = f.bytes;
+            limit = (uint32_t)f.value;
         }
     }
     int code = r.malformed ? bp_wire_malformed(err, &no_path) : check_lease(read->lease, err);
-    if (code == BP_OK) {
-        code = bp_wire_check_limit(page_size, "page_size", limits, &no_path, &read->limit, err);
-    }
-    return code == BP_OK && token.size > 0 ? apply_lease_token(token, read, err) : code;
+    return code != BP_OK ? code
+                         : bp_wire_check_limit(limit, "limit", limits, &no_path, &read->limit, err);
 }
 
-/* One more id; the array is sized by the limit when the first one comes. */
-static int add_lease(uint64_t lease, struct bp_wire_read *read, struct bp_error *err) {
-    if (read->leases == NULL) {
-        read->leases = malloc(BP_WIRE_KEEP_ALIVE_MAX * sizeof *read->leases);
-        if (read->leases == NULL) {
-            return bp_wire_no_memory(err);
-        }
-    }
-    if (read->n_leases == BP_WIRE_KEEP_ALIVE_MAX) {
-        return bp_wire_fail(err, &no_path, "lease_ids", BP_REASON_TOO_MANY_OPS,
-                            "lease_ids has more than %u elements", BP_WIRE_KEEP_ALIVE_MAX);
-    }
-    read->leases[read->n_leases++] = lease;
-    return BP_OK;
-}
-
-/* lease_ids comes packed, or one by one, or both. */
 static int decode_keep_alive(struct bp_slice message, struct bp_wire_read *read,
                              struct bp_error *err) {
     struct bp_pb_reader r = bp_pb_read(message);
     struct bp_pb_field f;
-    int code = BP_OK;
-    while (code == BP_OK && bp_pb_next(&r, &f)) {
+    while (bp_pb_next(&r, &f)) {
         if (bp_pb_is(&f, 1, BP_PB_VARINT)) {
-            code = add_lease(f.value, read, err);
-        } else if (bp_pb_is(&f, 1, BP_PB_LEN)) {
-            const uint8_t *at = f.bytes.data, *end = at + f.bytes.size;
-            while (code == BP_OK && at < end) {
-                uint64_t lease;
-                code = bp_pb_varint(&at, end, &lease) ? add_lease(lease, read, err)
-                                                      : bp_wire_malformed(err, &no_path);
-            }
+            read->lease = f.value;
         }
     }
-    return code == BP_OK && r.malformed ? bp_wire_malformed(err, &no_path) : code;
+    return r.malformed ? bp_wire_malformed(err, &no_path) : BP_OK;
 }
 
 int bp_wire_decode_lease(int method, struct bp_slice message, const struct bp_wire_limits *limits,
@@ -163,31 +113,20 @@ int bp_wire_decode_lease(int method, struct bp_slice message, const struct bp_wi
     }
 }
 
-void bp_wire_get_lease_reply(const struct bp_wire_lease *lease, struct bp_buffer *reply) {
+void bp_wire_get_lease_reply(const struct bp_wire_lease *lease, const struct bp_wire_limits *limits,
+                             struct bp_buffer *reply) {
+    size_t before = reply->size;
     bp_pb_uint(reply, 1, lease->revision);
     bp_pb_uint(reply, 2, lease->lease);
     bp_pb_uint(reply, 3, to_seconds(lease->ttl_ms));
     bp_pb_uint(reply, 4, lease->remaining_ms);
     bp_pb_uint(reply, 5, lease->key_count);
-    for (uint32_t i = 0; i < lease->n_keys; i++) {
-        struct bp_slice key =
-            lease->keys[i]; /* stored: the client does not see the keyspace byte */
-        bp_pb_bytes_always(reply, 6, bp_slice(key.data + 1, key.size - 1));
-    }
-    if (lease->more && lease->n_keys > 0) {
-        struct bp_token token = {.scope = lease->lease, .key = lease->keys[lease->n_keys - 1]};
-        bp_token_append(reply, 7, BP_TOKEN_LEASE, &token);
-    }
-}
-
-void bp_wire_keep_alive_reply(uint64_t revision, const uint64_t *leases, const uint64_t *ttl_ms,
-                              uint32_t n, struct bp_buffer *reply) {
-    bp_pb_uint(reply, 1, revision);
-    for (uint32_t i = 0; i < n; i++) {
-        size_t result = bp_pb_open(reply, 2);
-        bp_pb_uint(reply, 1, leases[i]);
-        bp_pb_uint(reply, 2, to_seconds(ttl_ms[i]));
-        bp_pb_close(reply, result);
+    for (uint64_t i = 0; i < lease->n_keys; i++) {
+        struct bp_slice key = lease->keys[i];
+        if (reply->size - before + bp_pb_bytes_size(key.size) > limits->reply_bytes_max) {
+            break;
+        }
+        bp_pb_bytes(reply, 6, key);
     }
 }
 
@@ -195,16 +134,18 @@ void bp_wire_lease_reply(int method, uint64_t revision, uint64_t lease, uint64_t
                          uint64_t remaining_ms, const struct bp_slice *keys, uint64_t n_keys,
                          struct bp_buffer *reply) {
     if (method == BP_METHOD_KEEP_ALIVE) {
-        bp_wire_keep_alive_reply(revision, &lease, &granted_ttl_ms, 1, reply);
+        bp_pb_uint(reply, 1, revision);
+        bp_pb_uint(reply, 2, lease);
+        bp_pb_uint(reply, 3, to_seconds(granted_ttl_ms));
         return;
     }
-    struct bp_wire_lease one = {.revision = revision,
-                                .lease = lease,
-                                .ttl_ms = granted_ttl_ms,
-                                .remaining_ms = remaining_ms,
-                                .key_count = n_keys};
-    bp_wire_get_lease_reply(&one, reply);
-    for (uint64_t i = 0; i < n_keys; i++) {
-        bp_pb_bytes_always(reply, 6, keys[i]);
-    }
+    const struct bp_wire_limits all = {.reply_bytes_max = UINT32_MAX};
+    const struct bp_wire_lease one = {.revision = revision,
+                                      .lease = lease,
+                                      .ttl_ms = granted_ttl_ms,
+                                      .remaining_ms = remaining_ms,
+                                      .key_count = n_keys,
+                                      .keys = keys,
+                                      .n_keys = n_keys};
+    bp_wire_get_lease_reply(&one, &all, reply);
 }

@@ -94,10 +94,9 @@ static int count_ops(struct bp_slice frame, const struct bp_wire_limits *limits,
     if (r.malformed) {
         return bp_wire_malformed(err, &no_path);
     }
-    if (count > limits->pipeline_ops_max) {
+    if (count > limits->batch_ops_max) {
         return bp_wire_fail(err, &no_path, "ops", BP_REASON_TOO_MANY_OPS,
-                            "the frame has %u ops, the most is %u", count,
-                            limits->pipeline_ops_max);
+                            "the frame has %u ops, the most is %u", count, limits->batch_ops_max);
     }
     *n = count;
     return BP_OK;
@@ -108,10 +107,10 @@ int bp_wire_decode_frame(uint8_t keyspace, const uint8_t *buf, uint64_t n,
                          uint32_t *n_ops, struct bp_error *err) {
     *ops = NULL;
     *n_ops = 0;
-    if (n > BP_WIRE_FRAME_MAX) {
+    if (n > limits->request_max) {
         return bp_wire_fail(err, &no_path, NULL, BP_REASON_REQUEST_TOO_LARGE,
                             "the frame has %llu bytes, the most is %u", (unsigned long long)n,
-                            BP_WIRE_FRAME_MAX);
+                            limits->request_max);
     }
     struct bp_slice frame = bp_slice(buf, (size_t)n);
     uint32_t count = 0;

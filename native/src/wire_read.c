@@ -7,13 +7,11 @@
  * Invariants
  *   - The read section is entered before the index is looked at and left after the values are read: the cleaner unlinks no segment
  *     that a gathered version still names.
- *   - Whatever the index showed counts only if the revision was still retained afterwards (floor_now): the floor is published before
- *     anything below it is trimmed, so a read that saw a trimmed index also sees the new floor.
+ *   - A page never passes its budget, counted in encoded bytes, but for its first key; and every step takes at least one key.
  */
 #include "wire_read.h"
 
 #include <assert.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "value.h"
@@ -21,8 +19,9 @@
 
 enum {
     STEP_KEYS = 128,
-    STEP_KEY_BYTES = 32 << 10,   /* at least one key of any size fits */
-    STEP_VALUE_BYTES = 256 << 10 /* a step ends behind the value that passes this */
+    STEP_KEY_BYTES = 32 << 10,                  /* at least one key of any size fits */
+    STEP_VALUE_BYTES = 256 << 10,               /* a step ends behind the value that passes this */
+    SCAN_RESERVED = 3 * 11 + BP_TOKEN_FIELD_MAX /* what a ScanResponse holds besides keys */
 };
 _Static_assert(STEP_KEY_BYTES >= BP_STORED_KEY_MAX, "a step holds the largest key");
 
@@ -37,24 +36,23 @@ struct bp_wire_step {
 };
 
 int bp_wire_check_retained(const struct bp_view *view, uint64_t revision, struct bp_error *err) {
-    uint64_t floor = view->floor;
-    if (view->floor_now != NULL) {
-        uint64_t now = atomic_load_explicit(view->floor_now, memory_order_acquire);
-        floor = now > floor ? now : floor;
-    }
-    if (revision >= floor) {
+    if (revision >= view->floor) {
         return BP_OK;
     }
     int code = bp_fail_field(err, BP_OUT_OF_RANGE, BP_REASON_REVISION_COMPACTED, "revision",
                              "revision %llu is compacted; the oldest readable one is %llu",
-                             (unsigned long long)revision, (unsigned long long)floor);
+                             (unsigned long long)revision, (unsigned long long)view->floor);
     if (err != NULL) {
-        err->revision = floor;
+        err->revision = view->floor;
     }
     return code;
 }
 
-int bp_wire_finish_reply(struct bp_buffer *reply, struct bp_error *err) {
+uint64_t bp_wire_budget(const struct bp_wire_limits *limits, uint64_t reserved) {
+    return limits->reply_bytes_max > reserved ? limits->reply_bytes_max - reserved : 0;
+}
+
+int bp_wire_finish_reply(const struct bp_buffer *reply, struct bp_error *err) {
     return reply->failed ? bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,
                                    "no memory for the reply")
                          : BP_OK;
@@ -62,21 +60,21 @@ int bp_wire_finish_reply(struct bp_buffer *reply, struct bp_error *err) {
 
 /* ---- one KeyValue --------------------------------------------------------------------------- */
 
-static uint64_t uint_size(uint64_t value) { return value == 0 ? 0 : 1u + bp_pb_varint_size(value); }
-
-static uint64_t bytes_size(uint64_t n) { return n == 0 ? 0 : 1u + bp_pb_varint_size(n) + n; }
+/* Bytes of a KeyValue message. */
+static uint64_t key_value_size(struct bp_slice key, const struct bp_version *version,
+                               bool keys_only) {
+    return bp_pb_bytes_size(key.size - 1) + bp_pb_bytes_size(keys_only ? 0 : version->value.size) +
+           bp_pb_uint_size(version->create_revision) + bp_pb_uint_size(version->revision) +
+           bp_pb_uint_size(version->version) + bp_pb_uint_size(version->lease);
+}
 
 int bp_wire_key_value(const struct bp_view *view, struct bp_slice key,
                       const struct bp_version *version, bool keys_only, uint32_t field,
                       struct bp_buffer *out, struct bp_error *err) {
     assert(key.size > 0);
-    struct bp_slice name = bp_slice(key.data + 1, key.size - 1); /* clients see no keyspace byte */
     uint32_t value_size = keys_only ? 0 : version->value.size;
-    bp_pb_head(out, field,
-               bytes_size(name.size) + bytes_size(value_size) +
-                   uint_size(version->create_revision) + uint_size(version->revision) +
-                   uint_size(version->version) + uint_size(version->lease));
-    bp_pb_bytes(out, 1, name);
+    bp_pb_head(out, field, key_value_size(key, version, keys_only));
+    bp_pb_bytes(out, 1, bp_slice(key.data + 1, key.size - 1)); /* clients see no keyspace byte */
     if (value_size > 0) {
         bp_pb_head(out, 2, value_size);
         uint8_t *at = bp_buffer_grow(out, value_size);
@@ -99,30 +97,19 @@ int bp_wire_key(const struct bp_view *view, struct bp_slice key, uint64_t revisi
                 uint32_t field, struct bp_buffer *out, uint64_t *left, bool *omitted,
                 struct bp_error *err) {
     struct bp_version version;
+    int code = BP_OK;
     uint32_t token = bp_epoch_enter(view->epoch);
-    bool found = bp_index_get(view->index, key, revision, &version);
-    int code = bp_wire_check_retained(view, revision, err);
-    if (code == BP_OK && found) {
-        uint64_t size = keys_only ? 0 : version.value.size;
+    if (bp_index_get(view->index, key, revision, &version)) {
+        uint64_t size = keys_only ? 0 : bp_pb_bytes_size(version.value.size);
         if (left != NULL && size > *left) {
             *omitted = keys_only = true;
-            size = 0;
-        }
-        if (left != NULL) {
-            size += key.size;
-            *left -= size < *left ? size : *left;
+        } else if (left != NULL) {
+            *left -= size;
         }
         code = bp_wire_key_value(view, key, &version, keys_only, field, out, err);
     }
     bp_epoch_leave(view->epoch, token);
     return code;
-}
-
-int bp_wire_exists(const struct bp_view *view, struct bp_slice key, uint64_t revision, bool *exists,
-                   struct bp_error *err) {
-    struct bp_version version;
-    *exists = bp_index_get(view->index, key, revision, &version);
-    return bp_wire_check_retained(view, revision, err);
 }
 
 /* ---- ranges --------------------------------------------------------------------------------- */
@@ -160,7 +147,8 @@ static int write_step(struct bp_wire_page *page, struct bp_error *err) {
     for (uint32_t i = 0; i < step->n; i++) {
         struct bp_slice key = step_key(step, i);
         const struct bp_version *version = &step->versions[i];
-        uint64_t size = key.size - 1 + (page->keys_only ? 0 : version->value.size);
+        uint64_t size = key_value_size(key, version, page->keys_only);
+        size += 1u + bp_pb_varint_size(size);
         bool fits = size <= page->bytes_left || (page->at_least_one && page->count == 0);
         if (page->keys_left == 0 || !fits) {
             page->more = true;
@@ -190,10 +178,7 @@ static int run_step(struct bp_wire_page *page, struct bp_slice start, struct bp_
     step->keys_max = page->keys_left < STEP_KEYS ? (uint32_t)page->keys_left + 1 : STEP_KEYS;
     uint32_t token = bp_epoch_enter(page->view->epoch);
     (void)bp_index_scan(page->view->index, start, end, revision, page->reverse, gather, step);
-    int code = bp_wire_check_retained(page->view, revision, err);
-    if (code == BP_OK) {
-        code = write_step(page, err);
-    }
+    int code = write_step(page, err);
     bp_epoch_leave(page->view->epoch, token);
     return code;
 }
@@ -233,13 +218,13 @@ static int count_one(void *arg, struct bp_slice key, const struct bp_version *ve
     return 0;
 }
 
-int bp_wire_count(const struct bp_view *view, struct bp_slice start, struct bp_slice end,
-                  uint64_t revision, uint64_t *count, struct bp_error *err) {
-    *count = 0;
+uint64_t bp_wire_count(const struct bp_view *view, struct bp_slice start, struct bp_slice end,
+                       uint64_t revision) {
+    uint64_t count = 0;
     if (bp_slice_compare(start, end) < 0) {
-        (void)bp_index_scan(view->index, start, end, revision, false, count_one, count);
+        (void)bp_index_scan(view->index, start, end, revision, false, count_one, &count);
     }
-    return bp_wire_check_retained(view, revision, err);
+    return count;
 }
 
 /* ---- Get and Scan --------------------------------------------------------------------------- */
@@ -249,10 +234,8 @@ static int read_scan(const struct bp_wire_read *read, const struct bp_view *view
                      struct bp_error *err) {
     bp_pb_uint(reply, 2, revision);
     if (read->count_only) {
-        uint64_t count;
-        int code = bp_wire_count(view, read->start, read->end, revision, &count, err);
-        bp_pb_uint(reply, 4, count);
-        return code;
+        bp_pb_uint(reply, 4, bp_wire_count(view, read->start, read->end, revision));
+        return BP_OK;
     }
     struct bp_wire_page page = {.view = view,
                                 .out = reply,
@@ -261,13 +244,14 @@ static int read_scan(const struct bp_wire_read *read, const struct bp_view *view
                                 .reverse = read->reverse,
                                 .at_least_one = true,
                                 .keys_left = read->limit,
-                                .bytes_left = limits->reply_bytes_max};
+                                .bytes_left = bp_wire_budget(limits, SCAN_RESERVED)};
     int code = bp_wire_page_range(&page, read->start, read->end, revision, err);
     if (code == BP_OK) {
         bp_pb_uint(reply, 4, page.count);
         if (page.more) {
-            struct bp_token token = {.scope = revision, .binding = read->binding, .key = page.next};
-            bp_token_append(reply, 5, BP_TOKEN_SCAN, &token);
+            struct bp_token token = {
+                .revision = revision, .binding = read->binding, .key = page.next};
+            bp_token_append(reply, 5, &token);
         }
     }
     bp_wire_page_free(&page);

@@ -6,11 +6,19 @@
  *   Op i reads the state after for keys that ops 0 .. i-1 wrote (the cover), the state before for all others. That is exact because a
  *   branch writes a key at most once: what an earlier op wrote, no later op changes, except to delete the deleted again.
  *
- * Invariant: a reply never shows half of what it should. Where history no longer reaches the state before, all that would come from it
- * is left out and `values_expired` is set.
+ * Invariant: a reply never shows half of what it should. Where it needs history and that no longer reaches the state before, there is
+ * no reply but REVISION_COMPACTED.
  */
 #include "wire_cover.h"
 #include "wire_read.h"
+
+/* Bytes that a reply takes beside keys and values. */
+enum {
+    DELETE_RESERVED = 2 * 11 + 2, /* revision, deleted, previous_truncated */
+    TXN_RESERVED = 11 + 2,        /* revision, succeeded */
+    RESULT_RESERVED = 2 * 5 + 14, /* two lengths; a count and a flag */
+    GET_RESERVED = 6 + 5 + 4 * 11 /* tag and length of a KeyValue and its key; its numbers */
+};
 
 /* What the results of one reply are made with. */
 struct reply {
@@ -25,14 +33,6 @@ struct reply {
     struct bp_wire_cover cover;
 };
 
-static bool expired(int code, const struct bp_error *err) {
-    return code == BP_OUT_OF_RANGE && err->reason == BP_REASON_REVISION_COMPACTED;
-}
-
-static int no_memory(struct bp_error *err) {
-    return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no memory for the reply");
-}
-
 /* The only op of a Put or Delete. */
 static struct bp_op single_op(const struct bp_request *request) {
     struct bp_op op;
@@ -41,31 +41,14 @@ static struct bp_op single_op(const struct bp_request *request) {
     return op;
 }
 
-/* Finish a try to write what comes from history: where that has expired, take it back and say so. */
-static int settle(struct reply *r, int code, size_t mark, bool *values_expired) {
-    if (!expired(code, r->err)) {
-        return code;
-    }
-    r->out->size = mark;
-    *values_expired = true;
-    return BP_OK;
-}
-
 /* ---- Put and Delete ------------------------------------------------------------------------- */
 
 static int put_reply(struct reply *r) {
     struct bp_op op = single_op(r->request);
-    bool values_expired = false;
-    int code = BP_OK;
     bp_pb_uint(r->out, 1, r->outcome->revision);
-    if ((op.flags & BP_OPF_RETURN_PREVIOUS) != 0) {
-        size_t mark = r->out->size;
-        code = bp_wire_key(r->view, op.key, r->before, false, 2, r->out, NULL, NULL, r->err);
-        code = settle(r, code, mark, &values_expired);
-    }
-    bp_pb_uint(r->out, 3, r->outcome->replayed);
-    bp_pb_uint(r->out, 4, values_expired);
-    return code;
+    return (op.flags & BP_OPF_RETURN_PREVIOUS) == 0
+               ? BP_OK
+               : bp_wire_key(r->view, op.key, r->before, false, 2, r->out, NULL, NULL, r->err);
 }
 
 static int deleted_versions(struct reply *r, const struct bp_op *op, bool *truncated) {
@@ -76,7 +59,7 @@ static int deleted_versions(struct reply *r, const struct bp_op *op, bool *trunc
                                 .out = r->out,
                                 .field = 3,
                                 .keys_left = r->limits->scan_page_max,
-                                .bytes_left = r->left,
+                                .bytes_left = bp_wire_budget(r->limits, DELETE_RESERVED),
                                 .at_least_one = true};
     int code = bp_wire_page_range(&page, op->key, op->end, r->before, r->err);
     *truncated = page.more;
@@ -86,51 +69,40 @@ static int deleted_versions(struct reply *r, const struct bp_op *op, bool *trunc
 
 static int delete_reply(struct reply *r) {
     struct bp_op op = single_op(r->request);
-    bool truncated = false, values_expired = false;
+    bool truncated = false;
     int code = BP_OK;
     bp_pb_uint(r->out, 1, r->outcome->revision);
     bp_pb_uint(r->out, 2, r->outcome->deleted);
-    if ((op.flags & BP_OPF_RETURN_PREVIOUS) != 0 && r->outcome->deleted > 0) {
-        size_t mark = r->out->size;
+    if ((op.flags & BP_OPF_RETURN_PREVIOUS) != 0) {
         code = deleted_versions(r, &op, &truncated);
-        code = settle(r, code, mark, &values_expired);
     }
-    bp_pb_uint(r->out, 4, truncated && !values_expired);
-    bp_pb_uint(r->out, 5, r->outcome->replayed);
-    bp_pb_uint(r->out, 6, values_expired);
+    bp_pb_uint(r->out, 4, truncated);
     return code;
 }
 
 /* ---- Txn ------------------------------------------------------------------------------------ */
 
 /* Keys that this delete found: those there before the request and not deleted by an earlier op. */
-static int count_deleted(struct reply *r, const struct bp_op *op, uint64_t *deleted) {
-    *deleted = 0;
+static uint64_t count_deleted(const struct reply *r, const struct bp_op *op) {
     if (op->op == BP_OP_DELETE) {
-        bool exists = false;
-        int code = bp_wire_exists(r->view, op->key, r->before, &exists, r->err);
-        *deleted = exists && !bp_wire_cover_holds(&r->cover, op->key);
-        return code;
+        struct bp_version version;
+        return !bp_wire_cover_holds(&r->cover, op->key) &&
+               bp_index_get(r->view->index, op->key, r->before, &version);
     }
     struct bp_wire_pieces pieces = bp_wire_cover_pieces(&r->cover, op->key, op->end);
-    int code = BP_OK;
-    for (uint32_t i = 0; i < pieces.n && code == BP_OK; i += 2) { /* the gaps */
+    uint64_t deleted = 0;
+    for (uint32_t i = 0; i < pieces.n; i += 2) { /* the gaps */
         struct bp_wire_piece piece;
-        uint64_t n;
         bp_wire_cover_piece(&pieces, i, &piece);
-        code = bp_wire_count(r->view, piece.start, piece.end, r->before, &n, r->err);
-        *deleted += n;
+        deleted += bp_wire_count(r->view, piece.start, piece.end, r->before);
     }
-    return code;
+    return deleted;
 }
 
-static int delete_result(struct reply *r, const struct bp_op *op, bool only_delete) {
-    uint64_t deleted = r->outcome->deleted;
-    int code = only_delete ? BP_OK : count_deleted(r, op, &deleted);
+static void delete_result(struct reply *r, const struct bp_op *op, bool only_delete) {
     size_t result = bp_pb_open(r->out, 2);
-    bp_pb_uint(r->out, 1, deleted);
+    bp_pb_uint(r->out, 1, only_delete ? r->outcome->deleted : count_deleted(r, op));
     bp_pb_close(r->out, result);
-    return code;
 }
 
 static int get_result(struct reply *r, const struct bp_op *op) {
@@ -152,10 +124,9 @@ static int scan_pieces(struct reply *r, const struct bp_op *op, struct bp_wire_p
     for (uint32_t i = 0; i < pieces.n && code == BP_OK && !page->more; i++) {
         struct bp_wire_piece piece;
         bp_wire_cover_piece(&pieces, page->reverse ? pieces.n - 1 - i : i, &piece);
-        uint64_t revision = piece.covered ? r->outcome->revision : r->before, n = 0;
+        uint64_t revision = piece.covered ? r->outcome->revision : r->before;
         if ((op->flags & BP_OPF_COUNT_ONLY) != 0) {
-            code = bp_wire_count(r->view, piece.start, piece.end, revision, &n, r->err);
-            *count += n;
+            *count += bp_wire_count(r->view, piece.start, piece.end, revision);
         } else {
             code = bp_wire_page_range(page, piece.start, piece.end, revision, r->err);
         }
@@ -202,32 +173,53 @@ static int op_result(struct reply *r, const struct bp_op *op, bool only_delete) 
         code = scan_result(r, op);
         break;
     default:
-        code = delete_result(r, op, only_delete);
+        delete_result(r, op, only_delete);
         break;
     }
     bp_pb_close(r->out, result);
     return code;
 }
 
+/* What a branch's results are made of, known before the first is written. */
+struct tally {
+    uint32_t deletes, reads;
+    uint64_t
+        reserved; /* bytes of the results without keys and values of scans and values of gets */
+};
+
+static struct tally tally_branch(const struct bp_request *request, uint32_t at, uint32_t n) {
+    struct tally tally = {0};
+    for (uint32_t i = 0; i < n; i++) {
+        struct bp_op op;
+        bp_request_op(request, &at, &op);
+        tally.deletes += op.op == BP_OP_DELETE || op.op == BP_OP_DELETE_RANGE;
+        tally.reads += op.op == BP_OP_GET || op.op == BP_OP_SCAN;
+        tally.reserved += RESULT_RESERVED + (op.op == BP_OP_GET ? op.key.size + GET_RESERVED : 0);
+    }
+    return tally;
+}
+
+/* Counting one delete needs no history: the outcome says it. Several have to be told apart. */
+static bool tally_reads_history(const struct tally *tally) {
+    return tally->reads > 0 || tally->deletes > 1;
+}
+
 static int branch_results(struct reply *r) {
     const struct bp_request *request = r->request;
     bool then = r->outcome->succeeded;
-    uint32_t first = then ? request->then_at : request->else_at, at = first;
-    uint32_t n = then ? request->n_then : request->n_else, deletes = 0, reads = 0;
-    struct bp_op op;
-    for (uint32_t i = 0; i < n; i++) {
-        bp_request_op(request, &at, &op);
-        deletes += op.op == BP_OP_DELETE || op.op == BP_OP_DELETE_RANGE;
-        reads += op.op == BP_OP_GET || op.op == BP_OP_SCAN;
-    }
-    int code = BP_OK;
-    at = first;
+    uint32_t at = then ? request->then_at : request->else_at;
+    uint32_t n = then ? request->n_then : request->n_else;
+    struct tally tally = tally_branch(request, at, n);
+    bool history = tally_reads_history(&tally);
+    int code = history ? bp_wire_check_retained(r->view, r->before, r->err) : BP_OK;
+    r->left = bp_wire_budget(r->limits, TXN_RESERVED + tally.reserved);
     for (uint32_t i = 0; i < n && code == BP_OK; i++) {
+        struct bp_op op;
         bp_request_op(request, &at, &op);
-        code = op_result(r, &op, deletes == 1);
-        /* Without reads and with one delete at most, nothing looks at the cover. */
-        if (code == BP_OK && (reads > 0 || deletes > 1) && !cover_write(r, &op)) {
-            code = no_memory(r->err);
+        code = op_result(r, &op, tally.deletes == 1);
+        if (code == BP_OK && history && !cover_write(r, &op)) {
+            code = bp_fail(r->err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,
+                           "no memory for the reply");
         }
     }
     bp_wire_cover_free(&r->cover);
@@ -235,15 +227,9 @@ static int branch_results(struct reply *r) {
 }
 
 static int txn_reply(struct reply *r) {
-    bool values_expired = false;
     bp_pb_uint(r->out, 1, r->outcome->revision);
     bp_pb_uint(r->out, 2, r->outcome->succeeded);
-    size_t mark = r->out->size;
-    int code = branch_results(r);
-    code = settle(r, code, mark, &values_expired);
-    bp_pb_uint(r->out, 4, r->outcome->replayed);
-    bp_pb_uint(r->out, 5, values_expired);
-    return code;
+    return branch_results(r);
 }
 
 /* ---- Batch and leases ----------------------------------------------------------------------- */
@@ -260,7 +246,6 @@ static void batch_reply(struct reply *r) {
     bp_pb_uint(r->out, 1, r->outcome->revision);
     bp_pb_uint(r->out, 2, puts);
     bp_pb_uint(r->out, 3, r->outcome->deleted);
-    bp_pb_uint(r->out, 4, r->outcome->replayed);
 }
 
 static void lease_reply(struct reply *r, int method) {
@@ -271,6 +256,18 @@ static void lease_reply(struct reply *r, int method) {
     } else {
         bp_pb_uint(r->out, 2, r->outcome->deleted);
     }
+}
+
+bool bp_wire_reads_history(int method, const struct bp_request *request) {
+    if (method == BP_METHOD_PUT || method == BP_METHOD_DELETE) {
+        return (single_op(request).flags & BP_OPF_RETURN_PREVIOUS) != 0;
+    }
+    if (method != BP_METHOD_TXN) {
+        return false;
+    }
+    struct tally then_ops = tally_branch(request, request->then_at, request->n_then);
+    struct tally else_ops = tally_branch(request, request->else_at, request->n_else);
+    return tally_reads_history(&then_ops) || tally_reads_history(&else_ops);
 }
 
 static int make_reply(struct reply *r, int method) {
@@ -305,9 +302,14 @@ int bp_wire_write_reply(int method, const struct bp_request *request,
                       .limits = limits,
                       .out = reply,
                       .err = err != NULL ? err : &own,
-                      .before = outcome->revision - 1,
-                      .left = limits->reply_bytes_max};
-    int code = make_reply(&r, method);
+                      .before = outcome->revision - 1};
+    int code = BP_OK;
+    if (method != BP_METHOD_TXN && bp_wire_reads_history(method, request)) {
+        code = bp_wire_check_retained(view, r.before, r.err);
+    }
+    if (code == BP_OK) {
+        code = make_reply(&r, method);
+    }
     if (code == BP_OK) {
         code = bp_wire_finish_reply(reply, r.err);
     }

@@ -20,8 +20,7 @@ static uint32_t token_crc(const uint8_t *token, size_t n) {
     return bp_crc32c(crc, token + 8, n - 8);
 }
 
-void bp_token_append(struct bp_buffer *out, uint32_t number, int kind,
-                     const struct bp_token *token) {
+void bp_token_append(struct bp_buffer *out, uint32_t number, const struct bp_token *token) {
     size_t n = HEADER + token->key.size;
     assert(token->key.size > 0 && token->key.size <= BP_STORED_KEY_MAX);
     bp_pb_head(out, number, n);
@@ -30,23 +29,23 @@ void bp_token_append(struct bp_buffer *out, uint32_t number, int kind,
         return;
     }
     at[0] = VERSION;
-    at[1] = (uint8_t)kind;
+    at[1] = 0;
     bp_put_u16(at + 2, (uint16_t)token->key.size);
-    bp_put_u64(at + 8, token->scope);
+    bp_put_u64(at + 8, token->revision);
     bp_put_u32(at + 16, token->binding);
     bp_put_u32(at + 20, 0);
     memcpy(at + HEADER, token->key.data, token->key.size);
     bp_put_u32(at + 4, token_crc(at, n));
 }
 
-bool bp_token_parse(struct bp_slice bytes, int kind, struct bp_token *token) {
+bool bp_token_parse(struct bp_slice bytes, struct bp_token *token) {
     const uint8_t *at = bytes.data;
     if (bytes.size <= HEADER || bytes.size > HEADER + BP_STORED_KEY_MAX || at[0] != VERSION ||
-        at[1] != kind || bp_get_u16(at + 2) != bytes.size - HEADER || bp_get_u32(at + 20) != 0 ||
+        at[1] != 0 || bp_get_u16(at + 2) != bytes.size - HEADER || bp_get_u32(at + 20) != 0 ||
         bp_get_u32(at + 4) != token_crc(at, bytes.size)) {
         return false;
     }
-    token->scope = bp_get_u64(at + 8);
+    token->revision = bp_get_u64(at + 8);
     token->binding = bp_get_u32(at + 16);
     token->key = bp_slice(at + HEADER, bytes.size - HEADER);
     return true;

@@ -40,6 +40,9 @@ static int run(struct bp_store *store, struct bp_builder *builder, uint64_t *rev
     struct bp_error err = {0};
     CHECK_OK(bp_builder_finish(builder, &err), &err);
     int code = bp_execute(store, builder->buf, builder->size, revision, deleted, succeeded, &err);
+    if (code != BP_OK && getenv("BP_TEST_VERBOSE") != NULL) {
+        fprintf(stderr, "    refused: %d %s: %s\n", code, bp_reason_name(err.reason), err.message);
+    }
     bp_builder_free(builder);
     return code;
 }

@@ -70,7 +70,9 @@ static void blank_checksums(uint8_t *buf, const struct bp_request *request) {
         memset(buf + at + 16, 0, 4);
         bp_request_op(request, &at, &op);
         uint32_t table = op.op == BP_OP_PUT ? bp_crc_table_size((uint32_t)op.value.size) : 0;
-        memset(buf + (op.value.data - request->base) - table, 0, op.op == BP_OP_PUT ? table : 0);
+        if (table > 0) {
+            memset(buf + (op.value.data - request->base) - table, 0, table);
+        }
     }
 }
 

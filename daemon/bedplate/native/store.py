@@ -175,6 +175,6 @@ def version() -> str:
     return text(lib.bp_version_string())
 
 
-def crc32c(data: bytes, crc: int = 0) -> int:
+def crc32c(data: bytes | memoryview, crc: int = 0) -> int:
     """CRC-32C (Castagnoli) of `data`, going on from `crc`."""
-    return int(lib.bp_crc32c(crc, data, len(data)))
+    return int(lib.bp_crc32c(crc, ffi.from_buffer(data), len(data)))

@@ -19,6 +19,7 @@ import grpc.aio
 from bedplate.server.config import Config
 from bedplate.storage.engine import Engine
 from bedplate.storage.kv import KVModule
+from bedplate.storage.objects.service import ObjectModule
 
 
 class ServiceModule(Protocol):
@@ -84,7 +85,11 @@ def build_kv(context: Context) -> ServiceModule:
     return KVModule(context.engine, context.config.limits)
 
 
-MODULES: tuple[Builder, ...] = (build_kv,)
+def build_objects(context: Context) -> ServiceModule:
+    return ObjectModule(context.engine, context.config.objects)
+
+
+MODULES: tuple[Builder, ...] = (build_kv, build_objects)
 
 
 def build(context: Context, builders: Sequence[Builder] = MODULES) -> Services:

@@ -24,6 +24,7 @@ from pydantic_settings import (
 from bedplate.errors import StartupError
 from bedplate.server.address import Address, AddressField
 from bedplate.storage.config import MIB, Section, StorageConfig
+from bedplate.storage.objects.config import ObjectsConfig
 
 PREFIX = "BEDPLATE_"
 DELIMITER = "__"
@@ -133,6 +134,7 @@ class Config(BaseSettings, StorageConfig):
     )
 
     server: ServerConfig = Field(default_factory=ServerConfig)
+    objects: ObjectsConfig = ObjectsConfig()
     auth: AuthConfig = AuthConfig()
     tls: TLSConfig = TLSConfig()
     telemetry: TelemetryConfig = TelemetryConfig()

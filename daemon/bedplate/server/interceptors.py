@@ -10,12 +10,14 @@ Handlers are wrapped once per method, not per call. Health and reflection (refle
 need no token, so that probes and grpcurl work; they are counted and limited like all others.
 """
 
+from __future__ import annotations
+
 import asyncio
 import inspect
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
@@ -30,7 +32,7 @@ REQUEST_ID: Final = "x-request-id"
 _REQUEST_ID_MAX = 128
 _BEARER = "bearer "
 
-Handler = grpc.RpcMethodHandler[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stub alone
 Context = grpc.aio.ServicerContext[Any, Any]
 Work = Callable[[Any, Context], Awaitable[Any]]
 Trailing = tuple[tuple[str, str | bytes], ...]
@@ -126,7 +128,7 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
         """Give a call that brings no deadline ours; gRPC itself cancels the others."""
 
         async def call(request: Any, context: Context) -> Any:
-            if context.time_remaining() is not None:
+            if _deadline_ns(context, 0):
                 return await work(request, context)
             async with asyncio.timeout(self._deadline_s):
                 return await work(request, context)
@@ -174,8 +176,8 @@ def _identify(context: Context) -> tuple[str, bytes]:
     return request_id or secrets.token_hex(8), token
 
 
-def _deadline_ns(context: Context, now_ns: int) -> int:
-    remaining = context.time_remaining()
+def _deadline_ns(context: Any, now_ns: int) -> int:
+    remaining = context.time_remaining()  # None without a deadline, whatever its stub says
     return 0 if remaining is None else now_ns + int(remaining * 1e9)
 
 

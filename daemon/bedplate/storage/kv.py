@@ -122,7 +122,11 @@ class KVModule:
             with self._streams.waiting():
                 async for frame in requests:
                     await window.acquire()
-                    future = await self._submit(frame)
+                    try:
+                        future = await self._submit(frame)
+                    except BaseException:
+                        window.release()
+                        raise
                     future.add_done_callback(answered.put_nowait)
         except Exception as error:
             failure = error

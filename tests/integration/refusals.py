@@ -1,0 +1,47 @@
+"""What a refused call says: code, reason, field and metadata out of grpc-status-details-bin."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from grpc_status import rpc_status
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    code: grpc.StatusCode
+    reason: str
+    field: str
+    metadata: dict[str, str]
+    retry_ms: int | None
+    message: str
+
+
+def refusal(error: grpc.RpcError) -> Refusal:
+    """The details of a failed call, all of which must be of this contract."""
+    status = rpc_status.from_call(error)
+    assert status is not None, error
+    info, field, retry_ms = ErrorInfo(), "", None
+    for packed in status.details:
+        violations, retry = BadRequest(), RetryInfo()
+        if packed.Unpack(violations):
+            (violation,) = violations.field_violations
+            field = violation.field
+        elif packed.Unpack(retry):
+            retry_ms = retry.retry_delay.ToMilliseconds()
+        else:
+            assert packed.Unpack(info), packed
+    assert info.domain == "bedplate"
+    assert info.reason
+    code: grpc.StatusCode = error.code()  # type: ignore[attr-defined]
+    return Refusal(code, info.reason, field, dict(info.metadata), retry_ms, status.message)
+
+
+def refused(call: Callable[..., Any], *arguments: Any, **keywords: Any) -> Refusal:
+    """Call, which must fail."""
+    with pytest.raises(grpc.RpcError) as failure:
+        call(*arguments, **keywords)
+    return refusal(failure.value)

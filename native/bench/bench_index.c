@@ -21,8 +21,11 @@ struct bench {
     struct bp_index *index;
     uint64_t n, revision;
     uint8_t *keys; /* n x KEY */
-    uint8_t *
-        shuffled; /* the same in another order, laid out in it: reading the next key costs nothing, as in a request */
+    /*
+     * The same in another order, laid out in it: reading the next key costs nothing, as in a
+     * request.
+     */
+    uint8_t *shuffled;
 };
 
 static uint64_t now_ns(void) {

@@ -48,13 +48,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         REQUIRE(err.reason == BP_REASON_MALFORMED_REQUEST);
         return 0;
     }
+    REQUIRE(request.size <= size);
     if (request.kind == BP_REQUEST_KV) {
         struct bp_builder builder;
         bp_builder_init(&builder);
         bp_builder_begin(&builder, request.kind, request.id, request.fingerprint);
         rebuild_ops(&builder, &request);
         int code = bp_builder_finish(&builder, &err);
-        REQUIRE(code == BP_OK && builder.size == size);
+        REQUIRE(code == BP_OK && builder.size == request.size);
         bp_builder_free(&builder);
         (void)bp_request_check_keys(&request, &err);
     }

@@ -439,14 +439,6 @@ static int apply_requests(struct bp_store *store, const struct bp_entry *entry, 
     return BP_OK;
 }
 
-static void touch_segment(struct bp_store *store, const struct bp_entry *entry)
-{
-    struct bp_segment *segment = bp_segments_find(store->segments, entry->at.segment);
-    if (segment != NULL && entry->count > 0 && segment->last_revision < entry->first_revision + entry->count - 1) {
-        segment->last_revision = entry->first_revision + entry->count - 1;
-    }
-}
-
 int bp_apply_entry(struct bp_store *store, const struct bp_entry *entry, struct bp_applied *applied, struct bp_error *err)
 {
     if (entry->index != store->applied_index + 1) {
@@ -478,7 +470,6 @@ int bp_apply_entry(struct bp_store *store, const struct bp_entry *entry, struct 
         break;
     }
     if (code == BP_OK) {
-        touch_segment(store, entry);
         store->applied_index = entry->index;
         store->applied_term = entry->term;
         store->next_revision = entry->first_revision + entry->count;

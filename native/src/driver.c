@@ -6,11 +6,14 @@
  *            v
  *   entries  [small requests, gathered][one large request][small ...]    payloads: staging | the request's own bytes
  *            |
- *   append -> sync -> apply (under store->apply) -> publish -> answer and complete, in order
+ *   the role   gather -> append -> sync            one thread at a time; owns the log
+ *   the turn   apply -> publish                    groups in the order they were written, under store->apply
+ *   anyone     answer and wake
  *
- * The driver is a role, not a thread: a blocked caller that finds it free takes it for everything queued, and when its own request is
- * done hands it to the next blocked caller; the driver thread takes it for asynchronous callers only. While one group syncs the next
- * one gathers in the queue: the size of groups sets itself, there is no timer.
+ * The driver is a role, not a thread: a blocked caller that finds it free takes it for everything queued, and when its group is
+ * durable hands the role to the next blocked caller before it applies, so that the next sync runs meanwhile. Two driver threads do
+ * the same for asynchronous callers. While one group syncs the next one gathers in the queue: the size of groups sets itself, there is
+ * no timer. At most two groups are written and not yet applied; each has a staging buffer of its own.
  *
  * For a one-member cluster durable means committed. Reads that came through the queue are answered as of their place among the writes.
  */
@@ -31,6 +34,12 @@
 
 /* One group on its way: tickets in order, the entries that carry the writes among them. */
 struct group {
+    uint32_t turn;            /* groups are applied in the order of their turns */
+    uint8_t *staging;         /* gathered small requests; one of driver.staging, until the group is applied */
+    uint64_t base_revision;   /* the newest revision before the group */
+    uint64_t last_index;      /* of its entries; where its frame ends, and the next frame's sequence */
+    struct bp_pos end;
+    uint64_t sequence;
     struct bp_ticket *first, **tail;
     uint32_t writes;
     uint64_t payload_bytes;
@@ -98,7 +107,7 @@ static void choose_lease(struct bp_store *store, struct bp_ticket *ticket)
     bp_put_u64(ticket->call.request.buf + request->size - 16, request->lease);
 }
 
-static void add_write(struct bp_store *store, struct group *group, struct bp_ticket *ticket)
+static void add_write(struct group *group, struct bp_ticket *ticket)
 {
     const struct bp_request *request = &ticket->request;
     bool large = request->size >= LARGE_REQUEST;
@@ -108,11 +117,11 @@ static void add_write(struct bp_store *store, struct group *group, struct bp_tic
         last = &group->entries[group->n_entries++];
         memset(last, 0, sizeof *last);
         last->type = BP_ENTRY_REQUESTS;
-        last->payload = large ? request->base : store->driver.staging + group->staged;
+        last->payload = large ? request->base : group->staging + group->staged;
     }
     if (!large) {
         assert(group->staged + request->size <= BP_GROUP_MAX);
-        memcpy(store->driver.staging + group->staged, request->base, request->size);
+        memcpy(group->staging + group->staged, request->base, request->size);
         group->staged += request->size;
     }
     last->size += request->size;
@@ -134,6 +143,9 @@ static bool fits(const struct group *group, const struct bp_ticket *ticket)
 static void gather(struct bp_store *store, struct group *group)
 {
     struct bp_driver *driver = &store->driver;
+    group->turn = driver->turn;
+    group->staging = driver->staging[group->turn % BP_GROUPS_IN_FLIGHT];
+    group->base_revision = driver->next_revision - 1;
     group->first = NULL;
     group->tail = &group->first;
     group->writes = group->n_entries = group->staged = 0;
@@ -159,7 +171,7 @@ static void gather(struct bp_store *store, struct group *group)
                 continue;
             }
             choose_lease(store, ticket);
-            add_write(store, group, ticket);
+            add_write(group, ticket);
         }
     }
     if (queued != NULL) { /* what did not fit goes back to the front */
@@ -177,7 +189,7 @@ static void gather(struct bp_store *store, struct group *group)
 
 static void number_entries(struct bp_store *store, struct group *group)
 {
-    uint64_t index = bp_log_last_index(store->log), revision = store->next_revision;
+    uint64_t index = bp_log_last_index(store->log), revision = store->driver.next_revision;
     uint64_t term = atomic_load_explicit(&store->term, memory_order_relaxed);
     for (uint32_t i = 0; i < group->n_entries; i++) {
         group->entries[i].index = ++index;
@@ -197,14 +209,14 @@ static void fail_writes(struct group *group, bool only_growing, const struct bp_
 }
 
 /* Rebuilds the entries from the tickets that still stand. */
-static void regather(struct bp_store *store, struct group *group)
+static void regather(struct group *group)
 {
     group->writes = group->n_entries = group->staged = 0;
     group->payload_bytes = 0;
     group->open = false;
     for (struct bp_ticket *ticket = group->first; ticket != NULL; ticket = ticket->next) {
         if (ticket->kind == BP_TICKET_WRITE && ticket->code == BP_OK) {
-            add_write(store, group, ticket);
+            add_write(group, ticket);
         }
     }
 }
@@ -215,7 +227,7 @@ static int append_on_full_disk(struct bp_store *store, struct group *group, stru
     atomic_store_explicit(&store->disk_full, true, memory_order_relaxed);
     bp_keeper_wake(store);
     fail_writes(group, true, err);
-    regather(store, group);
+    regather(group);
     if (group->n_entries == 0) {
         return BP_OK;
     }
@@ -263,6 +275,18 @@ static int sync_log(struct bp_store *store, struct bp_error *err)
     return code;
 }
 
+/* The group is in the log; its revisions are taken, whatever becomes of the sync. */
+static void note_written(struct bp_store *store, struct group *group)
+{
+    const struct bp_entry *last = &group->entries[group->n_entries - 1];
+    group->last_index = last->index;
+    group->end = bp_log_end(store->log);
+    group->sequence = bp_log_sequence(store->log);
+    store->driver.next_revision = last->first_revision + last->count;
+    store->driver.last_append_ns = bp_disk_boot_ns(store->disk);
+    count_group(store, group);
+}
+
 /* On return every write of the group is in the log and durable, or failed. */
 static void write_group(struct bp_store *store, struct group *group)
 {
@@ -273,8 +297,7 @@ static void write_group(struct bp_store *store, struct group *group)
         code = append_on_full_disk(store, group, &err);
     }
     if (code == BP_OK && group->n_entries > 0) {
-        count_group(store, group);
-        store->driver.last_append_ns = bp_disk_boot_ns(store->disk);
+        note_written(store, group);
         if (store->options.interval_ms == 0) {
             code = sync_log(store, &err);
         }
@@ -325,9 +348,9 @@ static void take_outcome(struct bp_store *store, struct bp_ticket *ticket, const
 }
 
 /* Reads that came through the queue are answered at the revision of the last write before them. */
-static void place_reads(struct bp_store *store, struct group *group)
+static void place_reads(struct group *group)
 {
-    uint64_t revision = store->next_revision - 1;
+    uint64_t revision = group->base_revision;
     for (struct bp_ticket *ticket = group->first; ticket != NULL; ticket = ticket->next) {
         if (ticket->kind == BP_TICKET_WRITE) {
             revision += ticket->code == BP_OK;
@@ -337,19 +360,16 @@ static void place_reads(struct bp_store *store, struct group *group)
     }
 }
 
-static void apply_group(struct bp_store *store, struct group *group)
+static void apply_entries(struct bp_store *store, struct group *group)
 {
     struct bp_applied *applied = store->driver.applied;
     struct bp_ticket *ticket = group->first;
-    pthread_mutex_lock(&store->apply);
-    place_reads(store, group);
-    atomic_store_explicit(&store->committed, bp_log_last_index(store->log), memory_order_relaxed);
     for (uint32_t i = 0; i < group->n_entries; i++) {
         struct bp_error err = {0};
         const struct bp_entry *entry = &group->entries[i];
         if (bp_apply_entry(store, entry, applied, &err) != BP_OK) {
             stop_member(store, group, &err);
-            break;
+            return;
         }
         for (uint32_t k = 0; k < entry->count; k++) {
             ticket = next_write(ticket);
@@ -358,12 +378,42 @@ static void apply_group(struct bp_store *store, struct group *group)
             ticket = ticket->next;
         }
     }
+}
+
+static void await_turn(struct bp_store *store, uint32_t turn)
+{
+    struct bp_driver *driver = &store->driver;
+    pthread_mutex_lock(&driver->turn_mutex);
+    while (driver->applied_turn != turn) {
+        pthread_cond_wait(&driver->turned, &driver->turn_mutex);
+    }
+    pthread_mutex_unlock(&driver->turn_mutex);
+}
+
+static void end_turn(struct bp_store *store)
+{
+    struct bp_driver *driver = &store->driver;
+    pthread_mutex_lock(&driver->turn_mutex);
+    driver->applied_turn++;
+    pthread_cond_broadcast(&driver->turned);
+    pthread_mutex_unlock(&driver->turn_mutex);
+}
+
+/* Applies the group when its turn has come. */
+static void apply_group(struct bp_store *store, struct group *group)
+{
+    await_turn(store, group->turn);
+    pthread_mutex_lock(&store->apply);
+    place_reads(group);
     if (group->n_entries > 0) {
-        store->applied_end = bp_log_end(store->log);
-        store->applied_sequence = bp_log_sequence(store->log);
+        atomic_store_explicit(&store->committed, group->last_index, memory_order_relaxed);
+        apply_entries(store, group);
+        store->applied_end = group->end;
+        store->applied_sequence = group->sequence;
         bp_apply_publish(store);
     }
     pthread_mutex_unlock(&store->apply);
+    end_turn(store);
 }
 
 /* Answers in order. What takes reading goes to a reader; a blocked caller builds its own reply. */
@@ -410,19 +460,24 @@ static void do_chores(struct bp_store *store)
     int code = sync ? sync_log(store, &err) : BP_OK;
     if (code == BP_OK && mark) {
         code = bp_log_mark(store->log, &err);
-        pthread_mutex_lock(&store->apply);
-        store->applied_end = bp_log_end(store->log);
-        store->applied_sequence = bp_log_sequence(store->log);
-        pthread_mutex_unlock(&store->apply);
     }
     if (code != BP_OK && bp_log_poisoned(store->log)) {
         atomic_store_explicit(&store->poisoned, true, memory_order_relaxed);
     }
 }
 
-/* Brings one group to the point where only its answers are missing. False when nothing was queued. The caller has the role. */
-static bool run_group(struct bp_store *store, struct group *group)
+/*
+ * Gathers and writes one group; false when nothing was queued. The caller has the role. Waits first until the group before the last is
+ * applied, whose staging buffer this one uses.
+ */
+static bool write_next(struct bp_store *store, struct group *group)
 {
+    struct bp_driver *driver = &store->driver;
+    pthread_mutex_lock(&driver->turn_mutex);
+    while (driver->turn - driver->applied_turn >= BP_GROUPS_IN_FLIGHT) {
+        pthread_cond_wait(&driver->turned, &driver->turn_mutex);
+    }
+    pthread_mutex_unlock(&driver->turn_mutex);
     gather(store, group);
     if (group->first == NULL) {
         return false;
@@ -430,14 +485,14 @@ static bool run_group(struct bp_store *store, struct group *group)
     if (group->writes > 0) {
         write_group(store, group);
     }
-    apply_group(store, group);
+    driver->turn++;
     return true;
 }
 
-static uint64_t drive_once(struct bp_store *store)
+static uint64_t finish_group(struct bp_store *store, struct group *group)
 {
-    struct group group;
-    return run_group(store, &group) ? complete_group(store, &group) : 0;
+    apply_group(store, group);
+    return complete_group(store, group);
 }
 
 static bool holds_waiter(const struct group *group, const struct bp_waiter *waiter)
@@ -475,41 +530,42 @@ static void release_role(struct bp_store *store)
     }
 }
 
-/* Drives until the group with the caller's own request is through. The role goes on before the group is told, so that the next sync
- * runs while this thread wakes the others. */
+/* Drives until the group with the caller's own request is written, passes the role on, and sees that group through. */
 static void lead(struct bp_store *store, const struct bp_waiter *own)
 {
     struct group group;
     bool done = false;
-    while (!done) {
-        bool ran = run_group(store, &group);
-        assert(ran); /* our own request is queued until it is in a group */
+    while (!done && write_next(store, &group)) {
         done = holds_waiter(&group, own);
         if (done) {
             release_role(store);
         }
-        (void)ran;
-        complete_group(store, &group);
+        finish_group(store, &group);
     }
+    assert(done); /* our own request is queued until it is in a group */
+}
+
+static bool has_work(const struct bp_driver *driver)
+{
+    return driver->head != NULL || driver->want_mark || driver->want_sync;
 }
 
 static void *driver_thread(void *arg)
 {
     struct bp_store *store = arg;
     struct bp_driver *driver = &store->driver;
+    struct group group;
     pthread_mutex_lock(&driver->mutex);
     for (;;) {
-        bool work = driver->head != NULL || driver->want_mark || driver->want_sync;
-        if (work && !driver->driving) {
+        if (has_work(driver) && !driver->driving) {
             driver->driving = true;
-            bool chores = driver->want_mark || driver->want_sync;
             pthread_mutex_unlock(&driver->mutex);
-            while (drive_once(store) > 0) {
-            }
-            if (chores) {
-                do_chores(store);
-            }
+            do_chores(store);
+            bool written = write_next(store, &group);
             release_role(store);
+            if (written) {
+                finish_group(store, &group);
+            }
             pthread_mutex_lock(&driver->mutex);
         } else if (driver->stopping && driver->head == NULL && !driver->driving) {
             break;
@@ -517,6 +573,7 @@ static void *driver_thread(void *arg)
             pthread_cond_wait(&driver->wake, &driver->mutex);
         }
     }
+    pthread_cond_broadcast(&driver->wake); /* the other thread may be waiting for this end */
     pthread_mutex_unlock(&driver->mutex);
     return NULL;
 }
@@ -635,9 +692,10 @@ uint64_t bp_step_drive(struct bp_store *store)
     assert(!driver->driving);
     driver->driving = true;
     pthread_mutex_unlock(&driver->mutex);
-    uint64_t completed = 0, n;
-    while ((n = drive_once(store)) > 0) {
-        completed += n;
+    uint64_t completed = 0;
+    struct group group;
+    while (write_next(store, &group)) {
+        completed += finish_group(store, &group);
     }
     do_chores(store);
     pthread_mutex_lock(&driver->mutex);
@@ -649,16 +707,21 @@ uint64_t bp_step_drive(struct bp_store *store)
 int bp_driver_start(struct bp_store *store, struct bp_error *err)
 {
     struct bp_driver *driver = &store->driver;
-    driver->staging = malloc(BP_GROUP_MAX);
+    driver->next_revision = store->next_revision;
     driver->applied = malloc(APPLIED_MAX * sizeof *driver->applied);
-    if (driver->staging == NULL || driver->applied == NULL) {
+    bool memory = driver->applied != NULL;
+    for (uint32_t i = 0; i < BP_GROUPS_IN_FLIGHT; i++) {
+        driver->staging[i] = malloc(BP_GROUP_MAX);
+        memory = memory && driver->staging[i] != NULL;
+    }
+    if (!memory) {
         return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no memory for the driver");
     }
-    if (!store->options.manual) {
-        if (pthread_create(&driver->thread, NULL, driver_thread, store) != 0) {
+    while (!store->options.manual && driver->n_threads < BP_GROUPS_IN_FLIGHT) {
+        if (pthread_create(&driver->threads[driver->n_threads], NULL, driver_thread, store) != 0) {
             return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no thread for the driver");
         }
-        driver->thread_started = true;
+        driver->n_threads++;
     }
     return BP_OK;
 }
@@ -670,12 +733,13 @@ void bp_driver_stop(struct bp_store *store)
     driver->closed = driver->stopping = true;
     pthread_cond_broadcast(&driver->wake);
     pthread_mutex_unlock(&driver->mutex);
-    if (driver->thread_started) {
-        pthread_join(driver->thread, NULL);
-        driver->thread_started = false;
+    while (driver->n_threads > 0) {
+        pthread_join(driver->threads[--driver->n_threads], NULL);
     }
-    free(driver->staging);
+    for (uint32_t i = 0; i < BP_GROUPS_IN_FLIGHT; i++) {
+        free(driver->staging[i]);
+        driver->staging[i] = NULL;
+    }
     free(driver->applied);
-    driver->staging = NULL;
     driver->applied = NULL;
 }

@@ -1,7 +1,8 @@
 /*
  * The index (index.h): what the applier changes and what single look-ups see.
  *
- *   put      allocate all -> leaf locked: newest version moves to the list, the new one is written -> lease lists -> history
+ *   put      allocate all -> leaf locked: newest version moves to the list, the new one is written
+ *            -> lease lists -> history
  *   delete   the same with a tombstone
  *   get      couple down, leaf shared: copy out one version
  *

@@ -127,9 +127,12 @@ int bp_index_scan(const struct bp_index *index, struct bp_slice start, struct bp
 int bp_index_scan_versions(const struct bp_index *index, struct bp_slice start, uint64_t floor, uint64_t through,
                            bp_index_visit visit, void *arg);
 /*
- * Effects with from <= revision <= through in order of revision (within one revision in order of key insertion), at most `max`; the
- * version is as of that revision. Returns the visitor's non-zero, or 0; *next is where to go on (through + 1 when finished).
- * OUT_OF_RANGE (11) when `from` is <= bp_index_trimmed.
+ * Effects with from <= revision <= through in order of revision (within one revision in the order
+ * they were applied; after a load in order of key). The version is as of that revision, `previous`
+ * what it replaced (version 0: nothing, or a tombstone). After `max` effects no further revision is
+ * begun: one that was begun is given whole. Returns the visitor's non-zero, or 0; *next is where to
+ * go on: the first revision not begun (through + 1 when finished), or the one the visitor stopped in.
+ * OUT_OF_RANGE (11) when `from` is trimmed, in whole or in part.
  */
 typedef int (*bp_history_visit)(void *arg, uint64_t revision, struct bp_slice key, const struct bp_version *version,
                                 const struct bp_version *previous);

@@ -3,8 +3,9 @@
  * index meanwhile.
  *
  *   tree      fences, order, heads, skip, levels, locks free
- *   items     versions in order, depths, links, jumps; at most one version below the trimmed revision
- *   totals    counters and state hash recomputed; leases name exactly the attached items; history names every version above the floor
+ *   items     versions in order, depths, links, jumps; one version at most at or below trimmed
+ *   totals    counters and state hash recomputed; leases name exactly the attached items; the
+ *             history names every version above the trimmed revision
  */
 #include <string.h>
 

@@ -1,12 +1,13 @@
 /*
- * The history: every effect since the trimmed revision, in order, as an queue of (revision, item).
+ * The history: every effect since the trimmed revision, in order, as a queue of (revision, item).
  *
  *   trimmed      head                                              tail
  *      |           v                                                v
- *      |  ...... [ (7, item) (8, item) (8, item) ][ (9, item) ...   ]        chunks of 1024 effects, found through a ring
+ *      |  ...... [ (7, item) (8, item) (8, item) ][ (9, item) ...   ]       chunks of 1024 effects
  *
- *   trim, effect (r, item) leaves: the item's versions older than r go, and r's own if it is a tombstone; if that was
- *   the newest, the item goes. Each effect supersedes at most one version, so a step is O(1): it looks at the list's tail only.
+ * Trimming an effect (r, item): the item's versions older than r go, and r's own if it is a
+ * tombstone; if that was the newest, the item goes. Each effect supersedes at most one version, so
+ * a step is O(1): it looks at the list's tail only.
  *
  * Lock order: history, then nodes. The applier appends without the lock, pops under it, and changes
  * items after it has let go. Readers hold it shared for at most EFFECTS_PER_LOCK effects: while

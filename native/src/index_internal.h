@@ -1,25 +1,32 @@
 /*
  * What the parts of the index share: items, versions, nodes, locks. index.h is the interface.
  *
- *   item   | revision, create, at | older | size, crc, version | lease slot, place | key size | key ... |     54 bytes + key
- *                                   |
- *                                   v  head             tail
- *          older versions:        [ v7 ] -> [ v6 ] -> [ v5 ]        `older` links; head.newer is the tail, any other's
- *                                    '-------newer------^           `newer` is the one before it: both ends are one step away
+ *   item   | revision, create, at | older | size, crc, version | lease | key size | key ... |
+ *                                     |                             54 bytes beside the key
+ *                                     v  head             tail
+ *            older versions:        [ v7 ] -> [ v6 ] -> [ v5 ]      `older` links
+ *                                      '-------newer------^         and `newer` of v5 is v6
  *
- *   Every older version also has a `jump` 2^k versions down (k: the trailing zero bits of its depth), so that a version of a key
- *   that is written a million times is found in a few dozen steps. A jump past the tail dangles: depths tell, never the pointer.
+ * `newer` of the head is the tail, of any other the version before it: both ends are a step away.
+ * Every older version also has a `jump` 2^k versions down (k: the trailing zero bits of its depth),
+ * so that a version of a key that is written a million times is found in a few dozen steps. A jump
+ * past the tail dangles: depths tell, never the pointer.
  *
  * Who guards what
- *   node.lock       every field of a node; of an item in a leaf: its version fields, lease slot, and its older versions. The
- *                   applier, being the only one to write them, reads without it. `at` alone is written by others (relocate, under
- *                   the shared lock) and so is atomic everywhere.
- *   item.key        constant from creation. An item in the history cannot go away under the history lock.
- *   item.lease_place, leases, hash, stats: the applier's own (stats are atomics that any thread may read).
+ *   node.lock     every field of a node; of an item in a leaf: its version fields, lease slot and
+ *                 older versions. The applier, being the only one to write them, reads without it.
+ *                 `at` alone is written by others too (relocate, under the shared lock) and so is
+ *                 atomic everywhere.
+ *   item.key      constant from creation; no item leaves while the history's lock is held and an
+ *                 effect in the queue names it.
+ *   lease_place, attachments, hash, counters
+ *                 the applier's own (any thread may read the counters, and the id of a slot that an
+ *                 item it has under lock is attached to).
  */
 #ifndef BP_INDEX_INTERNAL_H
 #define BP_INDEX_INTERNAL_H
 
+#include <assert.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -168,6 +175,41 @@ static inline struct bp_slice bp_separator_key(const struct bp_separator *separa
     return bp_slice(separator->bytes, separator->size);
 }
 
+/*
+ * The four bytes after the first `skip`, big-endian, padded with zeros: heads order as keys do, up
+ * to ties.
+ */
+static inline uint32_t bp_head_of(struct bp_slice key, size_t skip) {
+    size_t n = key.size - skip;
+    if (n >= 4) {
+        const uint8_t *p = key.data + skip;
+        return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+    }
+    uint32_t head = 0;
+    for (size_t i = 0; i < n; i++) {
+        head |= (uint32_t)key.data[skip + i] << (24 - 8 * i);
+    }
+    return head;
+}
+
+static inline uint16_t bp_common_prefix(struct bp_slice a, struct bp_slice b) {
+    size_t n = a.size < b.size ? a.size : b.size, i = 0;
+    while (i < n && a.data[i] == b.data[i]) {
+        i++;
+    }
+    return (uint16_t)i;
+}
+
+static inline struct bp_leaf *bp_leaf_of(struct bp_node *node) {
+    assert(node->level == 0);
+    return (struct bp_leaf *)node;
+}
+
+static inline struct bp_inner *bp_inner_of(struct bp_node *node) {
+    assert(node->level > 0);
+    return (struct bp_inner *)node;
+}
+
 /* ---- leases ---------------------------------------------------------------------------------- */
 
 enum { BP_ATTACHMENT_CHUNKS = 26, BP_ATTACHMENT_CHUNK_FIRST = 64 };
@@ -291,7 +333,6 @@ struct bp_fence {
     uint8_t bytes[BP_STORED_KEY_MAX];
 };
 
-int bp_tree_init(struct bp_index *index);
 /* The applier: to the leaf where `key` belongs, without locks. */
 void bp_tree_descend(const struct bp_index *index, struct bp_slice key, struct bp_path *path);
 /* To the last leaf. */
@@ -313,6 +354,9 @@ struct bp_leaf *bp_tree_lock_forward(const struct bp_index *index, struct bp_sli
 struct bp_leaf *bp_tree_lock_backward(const struct bp_index *index, const struct bp_slice *key,
                                       struct bp_fence *low);
 void bp_tree_unlock(const struct bp_leaf *leaf);
+/* ---- index_shape.c --------------------------------------------------------------------------- */
+
+int bp_tree_init(struct bp_index *index);
 /*
  * Make room for one more at position `at` of the path's leaf, splitting as needed; path and *at are
  * renewed. False: out of memory or too high.

@@ -1,7 +1,9 @@
 /*
  * Items and their older versions: creation, the list with jumps, what is visible when.
  *
- *   depth    8 ----------------------------------------------> 0      jump of depth d goes to d - (lowest set bit of d)
+ *   jump of depth d: to d - (lowest set bit of d)
+ *
+ *   depth    8 ----------------------------------------------> 0
  *            7 -> 6 ---> 4 ------------> 0
  *            older:  8 -> 7 -> 6 -> 5 -> 4 -> 3 ...
  *

@@ -1,7 +1,7 @@
 /*
  * Loading a checkpoint: keys arrive in ascending order, each with its versions, newest first.
  *
- *   every key goes behind the last one; a leaf that holds FILL items is left behind so      | 57 of 63 | 57 of 63 | ..., next ->
+ *   | 57 of 63 | 57 of 63 | 57 of 63 | 12 of 63, next ->      every key goes behind the last one
  *
  * Leaves keep some room because the next puts fall anywhere. Then the history is rebuilt: all
  * versions above the floor, sorted by revision (radix sort, eleven bits a pass, stable: within one

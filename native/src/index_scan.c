@@ -1,7 +1,8 @@
 /*
  * Scans: leaf by leaf, one lock at a time.
  *
- *   descend to `from` -> leaf locked shared, its far fence copied -> visit -> unlock -> descend to the fence -> ...
+ *   descend to `from` -> leaf locked shared, its far fence copied -> visit -> unlock
+ *        ^------------------------- from = fence ------------------------------'
  *
  * A fence cuts the space of keys, not the tree: whatever splits or joins between two leaves,
  * everything on this side of the copied fence has been visited and nothing beyond it. Leaves need

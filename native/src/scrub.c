@@ -17,6 +17,7 @@
 #define NS_PER_S UINT64_C(1000000000)
 #define ALLOWANCE_MAX (UINT64_C(4) << 20)
 #define PASS_EVERY_NS (3600 * NS_PER_S)
+#define STEPS_MAX 4 /* in one call; the state hash reads nothing and takes its time all the same */
 
 struct bp_scrub *bp_scrub_new(struct bp_store *store) {
     struct bp_scrub *scrub = calloc(1, sizeof *scrub);
@@ -141,21 +142,21 @@ int bp_scrub_background(struct bp_store *store) {
     uint64_t now = bp_disk_boot_ns(store->disk);
     earn(scrubber, now, bytes_per_s);
     int worked = 0;
-    while (scrubber->allowance >= BP_SCRUB_STEP || (scrubber->allowance > 0 && worked == 0)) {
+    while (scrubber->allowance >= BP_SCRUB_STEP && worked < STEPS_MAX) {
         if (scrubber->pass == NULL) {
             if (now < scrubber->next_pass_ns || (scrubber->pass = bp_scrub_new(store)) == NULL) {
                 break;
             }
             scrubber->next_pass_ns = now + PASS_EVERY_NS;
         }
-        uint64_t cost = BP_SCRUB_VERSION_COST; /* a step that reads nothing is work too */
+        uint64_t cost = 0;
         int result = bp_scrub_next(scrubber->pass, &scrubber->finding, &cost, NULL);
         scrubber->allowance -= cost < scrubber->allowance ? cost : scrubber->allowance;
-        worked = 1;
+        worked++;
         if (result == BP_SCRUB_DONE || result > BP_SCRUB_DONE) { /* after an error a new pass, when its time comes */
             bp_scrub_free(scrubber->pass);
             scrubber->pass = NULL;
         }
     }
-    return worked;
+    return worked > 0;
 }

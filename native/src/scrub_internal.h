@@ -24,6 +24,7 @@ struct bp_scrub_entry {
 struct bp_scrub_piece {
     uint32_t n, key_bytes;
     uint64_t cost;
+    bool values;  /* they will be read: their bytes count */
     bool one_key; /* only the key `start` */
     bool full, other_key;
     struct bp_slice start;

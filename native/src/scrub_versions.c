@@ -43,13 +43,14 @@ static int gather(void *arg, struct bp_slice key, const struct bp_version *versi
         piece->key_bytes += (uint32_t)key.size;
     }
     entry->version = *version;
-    piece->cost += BP_SCRUB_VERSION_COST + version->value.size;
+    piece->cost += BP_SCRUB_VERSION_COST + (piece->values ? version->value.size : 0);
     piece->n++;
     return 0;
 }
 
-static void begin_piece(struct bp_scrub *scrub) {
+static void begin_piece(struct bp_scrub *scrub, bool values) {
     struct bp_scrub_piece *piece = scrub->piece;
+    piece->values = values;
     piece->n = piece->key_bytes = 0;
     piece->cost = 0;
     piece->one_key = scrub->below != 0;
@@ -98,12 +99,6 @@ static int end_hash(struct bp_scrub *scrub, struct bp_finding *finding) {
     return BP_SCRUB_FINDING;
 }
 
-/* 128 bits with carry, as the index adds. */
-static void add(uint64_t sum[2], const uint64_t term[2]) {
-    sum[0] += term[0];
-    sum[1] += term[1] + (sum[0] < term[0]);
-}
-
 int bp_scrub_hash(struct bp_scrub *scrub, struct bp_finding *finding, struct bp_error *err) {
     struct bp_scrub_piece *piece = scrub->piece;
     if (!scrub->pinned) {
@@ -115,13 +110,14 @@ int bp_scrub_hash(struct bp_scrub *scrub, struct bp_finding *finding, struct bp_
             return code;
         }
     }
-    begin_piece(scrub);
+    begin_piece(scrub, false);
     (void)bp_index_scan(scrub->store->index, piece->start, (struct bp_slice){0}, scrub->revision,
                         false, gather, piece);
     for (uint32_t i = 0; i < piece->n; i++) {
         uint64_t term[2];
         bp_index_hash_version(entry_key(piece, i), &piece->entries[i].version, term);
-        add(scrub->sum, term);
+        scrub->sum[0] += term[0]; /* two lanes, each modulo 2^64, as the index adds */
+        scrub->sum[1] += term[1];
     }
     if (!piece->full) {
         return end_hash(scrub, finding);
@@ -191,7 +187,7 @@ static int move_on(struct bp_scrub *scrub) {
 
 int bp_scrub_values(struct bp_scrub *scrub, struct bp_finding *finding, struct bp_error *err) {
     struct bp_store *store = scrub->store;
-    begin_piece(scrub);
+    begin_piece(scrub, true);
     uint64_t floor = atomic_load_explicit(&store->floor, memory_order_acquire);
     uint64_t through = scrub->below != 0
                            ? scrub->below - 1

@@ -1,8 +1,10 @@
 /*
  * The slab (slab.h): pages of equal objects in aligned arenas.
  *
- *   page:  | next, prev, arena, free, bump, used, size | obj 0 | obj 1 | free -> obj 7 | ...        | never used yet |
- *                                  '------------------------------^                       ^ bump
+ *   page:  | header | obj 0 | obj 1 | free | obj 3 | free | ...    | never used yet |
+ *              |  |                     ^-------------'            ^
+ *              |  '--- free ----------------------------^           |
+ *              '------ bump ----------------------------------------'
  *
  * Objects are carved off at `bump` until the page has no more, so that a page is touched only as
  * far as it is used. Arenas after the first few ask for huge pages: random look-ups in a large

@@ -2,7 +2,7 @@
  * The slab: memory for the many small, long-lived objects of an index, without a header for each.
  *
  *   arena (2 MiB, aligned)  | page 0 | page 1 | ... | page 31 |
- *   page (64 KiB, aligned)  | header 64 B | object | object | ... |   all of one size, a multiple of 8
+ *   page (64 KiB, aligned)  | header 64 B | object | object | ... |   of one size, a multiple of 8
  *
  * An object's page is found by masking its address. A free object holds the next free one of its
  * page. Pages with room form a list per size; a page that empties goes back to its arena, an arena

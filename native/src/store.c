@@ -112,6 +112,8 @@ static void init_locks(struct bp_store *store)
 {
     pthread_mutex_init(&store->apply, NULL);
     pthread_mutex_init(&store->driver.mutex, NULL);
+    pthread_mutex_init(&store->driver.turn_mutex, NULL);
+    pthread_cond_init(&store->driver.turned, NULL);
     pthread_mutex_init(&store->pins.mutex, NULL);
     pthread_mutex_init(&store->keeper.mutex, NULL);
     pthread_mutex_init(&store->keeper.wake_mutex, NULL);
@@ -158,9 +160,7 @@ void bp_store_abandon(struct bp_store *store)
         return;
     }
     bp_keeper_stop(store);
-    if (store->driver.staging != NULL) {
-        bp_driver_stop(store);
-    }
+    bp_driver_stop(store);
     bp_readers_stop(store);
     bp_cleaner_free(store);
     bp_compactor_free(store);
@@ -183,6 +183,8 @@ void bp_store_abandon(struct bp_store *store)
     bp_disk_free(store->disk);
     pthread_mutex_destroy(&store->apply);
     pthread_mutex_destroy(&store->driver.mutex);
+    pthread_mutex_destroy(&store->driver.turn_mutex);
+    pthread_cond_destroy(&store->driver.turned);
     pthread_mutex_destroy(&store->pins.mutex);
     pthread_mutex_destroy(&store->keeper.mutex);
     pthread_mutex_destroy(&store->keeper.wake_mutex);

@@ -8,6 +8,7 @@
  *
  * Locks, in the order they may be taken:
  *   driver.mutex   the submit queue and who has the driver role; held for a few instructions
+ *   driver.turn_mutex  whose turn it is to apply; likewise
  *   apply          the applied state: index (as its one writer), request ids, system, applied/compaction fields. Held by the
  *                  driver for one group's apply, by the keeper for one trim step or a checkpoint's cut
  *   inside: the index's history and node locks, bp_leases', bp_hub's, bp_queue's own mutexes (each a leaf)
@@ -35,6 +36,7 @@
 
 #define BP_PATH_MAX 4096u
 #define BP_PINS_MAX 256u
+#define BP_GROUPS_IN_FLIGHT 2u /* written and not yet applied */
 
 struct bp_applied;
 struct bp_ticket;
@@ -57,12 +59,18 @@ struct bp_driver {
     bool stopping, closed;
     bool want_mark, want_sync;   /* chores for the role */
     uint64_t open, open_bytes;   /* tickets submitted and not completed */
-    pthread_t thread;
-    bool thread_started;
+    pthread_t threads[BP_GROUPS_IN_FLIGHT];
+    uint32_t n_threads;
     /* owned by the role */
-    uint8_t *staging;            /* gathered small requests of one group */
-    struct bp_applied *applied;  /* what the requests of one entry came to */
+    uint32_t turn;               /* of the next group */
+    uint64_t next_revision;      /* of the next request to be written */
     uint64_t last_append_ns, next_lease_id;
+    uint8_t *staging[BP_GROUPS_IN_FLIGHT]; /* gathered small requests; a group's own until it is applied */
+    /* groups are applied in turn */
+    pthread_mutex_t turn_mutex;
+    pthread_cond_t turned;
+    uint32_t applied_turn;       /* the turn that may apply now */
+    struct bp_applied *applied;  /* what the requests of one entry came to; owned by that turn */
 };
 
 /* A revision some reader, backup or checkpoint still needs; trimming stays below the smallest. */

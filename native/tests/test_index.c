@@ -392,36 +392,17 @@ static void a_cut_in_the_past_is_exact(void) {
     run_start(&run, 77, 2000);
     run_steps(&run, 10000, 20);
     do_trim(&run);
-    uint64_t through = run.revision, floor = run.trimmed, hash[2], cut_hash[2];
+    uint64_t through = run.revision++, floor = run.trimmed, hash[2], cut_hash[2];
     bp_index_state_hash(run.index, hash);
     for (uint32_t i = 0; i < 5000; i++) {
         random_below(&run.random, 4) == 0 ? do_delete(&run) : do_put(&run);
-        if (i == 0) {
-            CHECK(run.revision > through || run.revision == through);
-        }
     }
-    /*
-     * effects at exactly `through` may have been added: cut one revision earlier or later only when
-     * the hash says the same
-     */
     struct bp_index *cut = reload(run.index, floor, through);
-    check_index(cut);
-    bp_index_state_hash(cut, cut_hash);
     struct bp_slice all = {0};
+    check_index(cut);
     check_scan(cut, &run.model, all, all, through, false, 0);
-    struct bp_index_stats stats;
-    bp_index_get_stats(cut, &stats);
-    uint64_t sum[2] = {0};
-    for (size_t i = 0; i < run.model.n; i++) {
-        const struct bp_version *version = model_live(&run.model.keys[i], through);
-        uint64_t term[2] = {0};
-        if (version != NULL) {
-            bp_index_hash_version(model_slice(&run.model.keys[i]), version, term);
-        }
-        sum[0] += term[0];
-        sum[1] += term[1];
-    }
-    CHECK(cut_hash[0] == sum[0] && cut_hash[1] == sum[1]);
+    bp_index_state_hash(cut, cut_hash);
+    CHECK(cut_hash[0] == hash[0] && cut_hash[1] == hash[1]);
     bp_index_free(cut);
     run_end(&run);
 }

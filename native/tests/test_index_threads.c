@@ -2,10 +2,13 @@
  * One applier, one cleaner and readers on one index at once: meant for ThreadSanitizer, and right
  * without it.
  *
- *   value of key k at revision r:  size = f(k, r), crc = g(k, r)      whoever sees anything else saw a torn or foreign version
- *   applier     put, delete in revisions of a few effects -> publish; trims up to what no reader pins
- *   readers     pin the published revision, then get, scan both ways, read history: what is seen at it must not change
- *   cleaner     relocates whatever it finds
+ *   applier   put, delete in revisions of a few effects -> publish; trims what no reader pins
+ *   readers   pin the published revision, then get, scan both ways, read history: what is seen at
+ *             it must not change
+ *   cleaner   relocates whatever it finds
+ *
+ * The value of key k at revision r has size f(k, r) and crc g(k, r): whoever sees anything else saw
+ * a torn or foreign version.
  *
  * Revisions are published and pinned as the store does. Threads end after a number of rounds, not
  * after a time.

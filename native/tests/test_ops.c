@@ -369,6 +369,28 @@ static void test_ranges_stay_in_their_keyspace(void) {
     bp_builder_free(&b);
 }
 
+static void test_requests_stand_one_behind_the_other(void) {
+    struct bp_builder first, second;
+    struct bp_request request;
+    struct bp_error err;
+    uint8_t both[256];
+    begin(&first, "");
+    put(&first, 0, text("a"), text("1"));
+    finish(&first);
+    begin(&second, "");
+    put(&second, 0, text("b"), text("2"));
+    finish(&second);
+    memcpy(both, first.buf, first.size);
+    memcpy(both + first.size, second.buf, second.size);
+    uint32_t size = first.size + second.size;
+    CHECK_OK(bp_request_decode(both, size, &request, &err), &err);
+    CHECK_EQ_U64(request.size, first.size);
+    CHECK_OK(bp_request_decode(both + request.size, size - request.size, &request, &err), &err);
+    CHECK_EQ_U64(request.size, second.size);
+    bp_builder_free(&first);
+    bp_builder_free(&second);
+}
+
 /* ---- limits ---- */
 
 static void test_the_largest_key_and_value_fit_and_the_largest_request_is_bounded(void) {
@@ -547,6 +569,7 @@ int main(int argc, char **argv) {
     RUN(test_what_is_accepted_is_what_would_be_built);
     RUN(test_broken_fields_are_refused);
     RUN(test_ranges_stay_in_their_keyspace);
+    RUN(test_requests_stand_one_behind_the_other);
     RUN(test_the_largest_key_and_value_fit_and_the_largest_request_is_bounded);
     RUN(test_a_builder_can_be_used_again_after_a_failure);
     RUN(test_fingerprints_tell_requests_apart_and_ignore_the_id);

@@ -347,7 +347,7 @@ static void test_a_watch_from_an_old_revision_catches_up_and_goes_live(void) {
     setup(&rig);
     uint64_t r = rig.revision;
     for (int i = 0; i < 1500; i++) {
-        char key[16];
+        char key[32];
         (void)snprintf(key, sizeof key, "k%04d", i);
         put(&rig, i % 3 == 0 ? key : "other", "v");
     }
@@ -724,7 +724,7 @@ struct writer {
 static void *write_all(void *arg) {
     struct writer *writer = arg;
     for (int i = 0; i < WRITES; i++) {
-        char key[16];
+        char key[32];
         (void)snprintf(key, sizeof key, "k%d", i % 7);
         CHECK(test_put(writer->store, key, "v", NULL) == BP_OK);
         if (i % 500 == 499) {

@@ -59,7 +59,8 @@ class Daemon:
         self.http = ""
 
     def __enter__(self) -> Daemon:
-        self.start()
+        if self._process is None:
+            self.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -84,6 +85,7 @@ class Daemon:
     def launch(self) -> Daemon:
         """Start without waiting."""
         assert self._process is None or self._process.poll() is not None
+        self._address_file.unlink(missing_ok=True)  # of one that was killed
         self._lines.clear()
         self._ended = False
         self._process = subprocess.Popen(

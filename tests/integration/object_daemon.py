@@ -2,15 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
 import grpc.aio
-from google.rpc import error_details_pb2, status_pb2
 
 from bedplate.api.object.v1 import object_pb2 as pb
 from bedplate.api.object.v1.object_pb2_grpc import ObjectServiceStub
@@ -18,7 +16,9 @@ from bedplate.native.store import crc32c
 from bedplate.server.config import Config, ServerConfig
 from bedplate.server.daemon import Daemon
 from bedplate.storage.engine import State
+from bedplate.storage.objects.config import ObjectsConfig
 from bedplate.storage.objects.service import ObjectModule
+from tests.integration.daemon import PATIENCE_S
 
 MIB = 1 << 20
 
@@ -47,9 +47,11 @@ class Serving:
 
     async def until_reclaimed(self) -> None:
         """Wait for the reaper to have nothing left: no upload, no garbage."""
-        async with asyncio.timeout(30):
-            while await self.keys(b"u") or await self.keys(b"g"):
-                await asyncio.sleep(0.01)
+
+        async def nothing_left() -> bool:
+            return not (await self.keys(b"u") or await self.keys(b"g"))
+
+        await eventually(nothing_left)
 
     async def put(self, key: str, data: bytes, bucket: str = "b", **header: Any) -> pb.ObjectInfo:
         response = await self.stub.PutObject(put_messages(key, data, bucket, **header))
@@ -67,6 +69,13 @@ class Serving:
         return bytes(data)
 
 
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Wait for what nobody announces, asking often."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not await condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
 @asynccontextmanager
 async def serving(directory: Path, bucket: str = "b", **objects: Any) -> AsyncIterator[Serving]:
     """A daemon on the directory, with a bucket; stopped cleanly at the end."""
@@ -80,23 +89,24 @@ async def serving(directory: Path, bucket: str = "b", **objects: Any) -> AsyncIt
                 "address_file": address_file,
             }
         ),
-        objects=objects,
+        objects=ObjectsConfig.model_validate(objects),
     )
     daemon = Daemon(config)
     running = asyncio.create_task(daemon.run())
     try:
-        async with asyncio.timeout(30):
-            while daemon.engine.state is not State.OPEN:
-                assert not running.done(), running.exception()
-                await asyncio.sleep(0.01)
+
+        async def is_open() -> bool:
+            assert not running.done(), running.exception()
+            return daemon.engine.state is State.OPEN
+
+        await eventually(is_open)
         address = json.loads(address_file.read_text())["grpc"]
         [module] = [each for each in daemon.services.modules if isinstance(each, ObjectModule)]
         async with grpc.aio.insecure_channel(address) as channel:
-            stub = ObjectServiceStub(channel)  # type: ignore[no-untyped-call]
-            try:
+            stub = ObjectServiceStub(channel)
+            listed = await stub.ListBuckets(pb.ListBucketsRequest(prefix=bucket))
+            if not listed.buckets:
                 await stub.CreateBucket(pb.CreateBucketRequest(bucket=bucket))
-            except grpc.aio.AioRpcError as error:
-                assert reason(error) == "BUCKET_EXISTS"
             yield Serving(address, daemon, module, stub)
     finally:
         daemon.stop()
@@ -111,23 +121,3 @@ async def put_messages(
         data = [data[at : at + MIB] for at in range(0, len(data), MIB)]
     for piece in data:
         yield pb.PutObjectRequest(chunk=pb.DataChunk(data=piece, crc32c=crc32c(piece)))
-
-
-def reason(error: grpc.aio.AioRpcError) -> str:
-    """The stable reason of a failed call."""
-    return _detail(error, error_details_pb2.ErrorInfo()).reason
-
-
-def violations(error: grpc.aio.AioRpcError) -> list[str]:
-    """The fields that a failed call names."""
-    found = _detail(error, error_details_pb2.BadRequest()).field_violations
-    return [violation.field for violation in found]
-
-
-def _detail(error: grpc.aio.AioRpcError, kind: Any) -> Any:
-    for key, value in error.trailing_metadata() or ():
-        if key == "grpc-status-details-bin":
-            for packed in status_pb2.Status.FromString(value).details:
-                if packed.Unpack(kind):
-                    return kind
-    raise AssertionError(f"no {kind.DESCRIPTOR.name} in {error}")

@@ -10,6 +10,8 @@ from bedplate.server.config import reference
 from tests.integration.conftest import MakeDaemon
 from tests.integration.daemon import clean_environment, run_to_end
 
+ANYWHERE = ("--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
+
 
 def bedplated(directory: Path, *arguments: str, **environment: str) -> tuple[int, str, str]:
     finished = subprocess.run(
@@ -40,16 +42,13 @@ def bedplated(directory: Path, *arguments: str, **environment: str) -> tuple[int
             ("--set", "tls.cert=absent", "--set", "tls.key=absent"),
             "cannot read tls.key absent: No such file",
         ),
-        (("--set", "failpoints.log.sync=nonsense@1"), "failpoints"),
     ],
 )
 def test_one_line_names_what_is_wrong_and_nothing_is_made(
     tmp_path: Path, arguments: tuple[str, ...], expected: str
 ) -> None:
     (tmp_path / "bad.toml").write_text("[server]\nprot = 1\n")
-    code, output = run_to_end(
-        tmp_path, "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", *arguments
-    )
+    code, output = run_to_end(tmp_path, *ANYWHERE, *arguments)
     (line,) = output.splitlines()
     assert code == 2
     assert line.startswith("bedplated: ")
@@ -62,6 +61,18 @@ def test_a_bad_variable_is_named(tmp_path: Path) -> None:
     assert code == 2
     expected = "unknown configuration key server.prot (environment variable BEDPLATE_SERVER__PROT)"
     assert output == f"bedplated: {expected}\n"
+
+
+def test_a_bad_failpoint_is_refused(tmp_path: Path) -> None:
+    data = ("--data-dir", str(tmp_path / "data"))
+    code, output = run_to_end(
+        tmp_path, *data, *ANYWHERE, "--set", "failpoints.log.sync=nonsense@1"
+    )
+    armed, refusal = output.splitlines()
+    assert "failpoints_armed" in armed
+    assert code == 2
+    assert refusal == 'bedplated: "log.sync=nonsense@1": no such fault'
+    assert not (tmp_path / "data" / "store").exists()
 
 
 def test_the_reference_is_printed(tmp_path: Path) -> None:

@@ -1,39 +1,20 @@
 """kill -9 of a daemon that stores, copies and deletes objects; then a look at what it left."""
 
 import asyncio
-import json
 import random
-import signal
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 
 from bedplate.api.object.v1 import object_pb2 as pb
 from bedplate.api.object.v1.object_pb2_grpc import ObjectServiceStub
 from bedplate.storage.objects.records import BlobRecord, ObjectRecord
-from tests.integration.object_daemon import MIB, Serving, put_messages, serving
+from tests.integration.daemon import Daemon
+from tests.integration.object_daemon import MIB, Serving, eventually, put_messages, serving
 
 WRITERS = 4
-
-
-async def started(directory: Path) -> tuple[asyncio.subprocess.Process, str]:
-    address_file = directory / "address"
-    address_file.unlink(missing_ok=True)
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bedplate.server.main"),
-        *("--data-dir", str(directory / "data")),
-        *("--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"),
-        *("--set", f"server.address_file={address_file}"),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    async with asyncio.timeout(30):
-        while not address_file.exists() or not address_file.read_text():
-            assert process.returncode is None
-            await asyncio.sleep(0.01)
-    return process, json.loads(address_file.read_text())["grpc"]
 
 
 def content(key: str, generation: int) -> bytes:
@@ -46,7 +27,7 @@ class Writer:
     and what may or may not have happened.
     """
 
-    def __init__(self, number: int, stub: ObjectServiceStub) -> None:
+    def __init__(self, number: int, stub: Any) -> None:
         self.key, self.copy = f"w{number}", f"w{number}-copy"
         self._stub = stub
         self._rng = random.Random(number)
@@ -90,6 +71,10 @@ class Writer:
                 self.possible[self.key] = {None}
 
 
+async def _answered(writers: list[Writer], least: int) -> bool:
+    return sum(writer.answered for writer in writers) >= least
+
+
 async def stored(objects: Serving) -> dict[str, bytes]:
     page = await objects.stub.ListObjects(pb.ListObjectsRequest(bucket="b"))
     return {info.key: await objects.get(info.key) for info in page.objects}
@@ -119,25 +104,17 @@ async def test_a_killed_daemon_keeps_what_it_answered_and_gives_back_the_rest(
         pass
     answered = 0
     for _ in range(3):
-        process, address = await started(tmp_path)
-        async with grpc.aio.insecure_channel(address) as channel:
-            stub = ObjectServiceStub(channel)  # type: ignore[no-untyped-call]
-            await channel.channel_ready()
-            before = {}
-            page = await stub.ListObjects(pb.ListObjectsRequest(bucket="b"), wait_for_ready=True)
-            for info in page.objects:
-                before[info.key] = info
+        daemon = Daemon(tmp_path)
+        await asyncio.to_thread(daemon.start)
+        async with grpc.aio.insecure_channel(daemon.grpc) as channel:
+            stub: Any = ObjectServiceStub(channel)
             writers = [Writer(i, stub) for i in range(WRITERS)]
-            for writer in writers:  # what an earlier round left is known by its first write alone
+            for writer in writers:
                 for key in (writer.key, writer.copy):
-                    if key in before:
-                        await stub.DeleteObject(pb.DeleteObjectRequest(bucket="b", key=key))
+                    await stub.DeleteObject(pb.DeleteObjectRequest(bucket="b", key=key))
             tasks = [asyncio.create_task(writer.run()) for writer in writers]
-            async with asyncio.timeout(60):
-                while sum(writer.answered for writer in writers) < 40:
-                    await asyncio.sleep(0.005)
-            process.send_signal(signal.SIGKILL)
-            await process.wait()
+            await eventually(partial(_answered, writers, 40))
+            await asyncio.to_thread(daemon.kill)
             await asyncio.gather(*tasks)
         answered += sum(writer.answered for writer in writers)
         async with serving(tmp_path) as objects:

@@ -5,14 +5,17 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import pytest
 
 from bedplate.api.object.v1 import object_pb2 as pb
 from bedplate.native.store import crc32c
-from tests.integration.object_daemon import MIB, put_messages, reason, serving, violations
+from tests.integration.object_daemon import MIB, eventually, put_messages, serving
+from tests.integration.refusals import refusal
 
 PUTTER = """
 import sys
@@ -49,13 +52,13 @@ async def test_multipart_over_the_wire(tmp_path: Path) -> None:
     rng = random.Random(2)
     async with serving(tmp_path, part_size_min=MIB) as objects:
         stub = objects.stub
-        where = {"bucket": "b", "key": "k"}
+        where: dict[str, Any] = {"bucket": "b", "key": "k"}
         created = await stub.CreateMultipartUpload(pb.CreateMultipartUploadRequest(**where))
         upload = {**where, "upload_id": created.upload_id}
         data = {n: rng.randbytes(rng.randrange(MIB, 4 * MIB)) for n in range(1, 6)}
 
         async def send(number: int) -> pb.CompletedPart:
-            async def messages():  # type: ignore[no-untyped-def]
+            async def messages() -> AsyncIterator[pb.UploadPartRequest]:
                 header = pb.UploadPartHeader(**upload, part_number=number)
                 yield pb.UploadPartRequest(header=header)
                 for at in range(0, len(data[number]), 100_000):
@@ -78,20 +81,20 @@ async def test_multipart_over_the_wire(tmp_path: Path) -> None:
 
 async def test_failures_carry_reason_and_field(tmp_path: Path) -> None:
     async with serving(tmp_path) as objects:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await objects.put("a\0b", b"")
-        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert reason(caught.value) == "NAME_INVALID"
-        assert violations(caught.value) == ["header.key"]
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await objects.put("k", b"abc", crc32c=1)
-        assert reason(caught.value) == "CHECKSUM_MISMATCH"
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await objects.get("k")
-        assert (caught.value.code(), reason(caught.value)) == (
-            grpc.StatusCode.NOT_FOUND,
-            "OBJECT_NOT_FOUND",
-        )
+        for call, code, reason, field in (
+            (objects.put("a\0b", b""), "INVALID_ARGUMENT", "NAME_INVALID", "header.key"),
+            (
+                objects.put("k", b"abc", crc32c=1),
+                "INVALID_ARGUMENT",
+                "CHECKSUM_MISMATCH",
+                "header.crc32c",
+            ),
+            (objects.get("k"), "NOT_FOUND", "OBJECT_NOT_FOUND", "key"),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            found = refusal(caught.value)
+            assert (found.code.name, found.reason, found.field) == (code, reason, field)
 
 
 @pytest.mark.parametrize("how", ["kill", "cancel", "deadline"])
@@ -112,22 +115,23 @@ async def test_an_upload_that_ends_early_leaves_nothing(
             await client.wait()
         else:
 
-            async def hanging():  # type: ignore[no-untyped-def]
+            async def hanging() -> AsyncIterator[pb.PutObjectRequest]:
                 async for message in put_messages("k", bytes(chunks * MIB)):
                     yield message
                 await asyncio.Event().wait()
 
             call = objects.stub.PutObject(hanging(), timeout=0.5 if how == "deadline" else None)
             if how == "cancel":
-                async with asyncio.timeout(30):
-                    while chunks > 1 and len(await objects.keys(b"c")) < chunks - 1:
-                        await asyncio.sleep(0.01)
+
+                async def sent() -> bool:
+                    return len(await objects.keys(b"c")) >= chunks - 1
+
+                await eventually(sent)
                 call.cancel()
             with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
                 await call
-        async with asyncio.timeout(30):
-            while objects.module.core.uploads:
-                await asyncio.sleep(0.01)
+    # Stopped, the daemon has seen the end of every call.
+    async with serving(tmp_path) as objects:
         await objects.until_reclaimed()
         assert not await objects.keys(b"m")
         assert not await objects.keys(b"c")
@@ -160,7 +164,7 @@ async def test_one_of_many_conditional_puts_wins(tmp_path: Path) -> None:
         won = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, pb.ObjectInfo)]
         assert len(won) == 1
         lost = [outcome for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)]
-        assert {reason(outcome) for outcome in lost} == {"CONDITION_FAILED"}
+        assert {refusal(outcome).reason for outcome in lost} == {"CONDITION_FAILED"}
         assert await objects.get("k") == b"%d" % won[0]
 
 

@@ -160,7 +160,7 @@ def test_a_watcher_too_far_behind_is_cancelled_with_where_to_resume(start: MakeD
     assert with_status.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert got == first[: len(got)]
     resumed = watch(kv, prefix=b"k", start_revision=last.canceled.resume_revision)
-    assert take(resumed, 1)[0].kv.mod_revision == first[len(got)]
+    assert next(resumed).events[0].kv.mod_revision == first[len(got)]
 
 
 def test_more_watches_than_allowed_are_refused(start: MakeDaemon) -> None:

@@ -1,7 +1,7 @@
 """The engine's KV semantics in a dictionary: what the object store needs of them, for fast tests.
 
-Every version of every key is kept, so reads at old revisions work down to `compact`. Tests may step in
-before a request (`before`), look at what was asked (`requests`) and declare the disk full.
+Every version of every key is kept, so reads at old revisions work down to `compact`. Tests may step
+in before a request (`before`), look at what was asked (`requests`) and declare the disk full.
 """
 
 import bisect
@@ -47,7 +47,7 @@ class FakeEngine:
 
     # -- what tests look at ------------------------------------------------------------------------
 
-    def keys(self, prefix: bytes = b"") -> list[bytes]:
+    def present(self, prefix: bytes = b"") -> list[bytes]:
         """The keys there are now."""
         return [
             key for key in self._keys if key.startswith(prefix) and self._at(key, self.revision)
@@ -120,10 +120,12 @@ class FakeEngine:
                 kv.value = b""
             size += len(kv.key) + len(kv.value)
             reply.kvs.append(kv)
+        reply.count = len(reply.kvs)
         return reply.SerializeToString()
 
     def _delete(self, encoded: bytes) -> bytes:
         request = kv_pb2.DeleteRequest.FromString(encoded)
+        _check_range(request.key, request.range_end)
         self.revision += 1
         deleted = self._delete_range(request.key, request.range_end)
         return kv_pb2.DeleteResponse(revision=self.revision, deleted=deleted).SerializeToString()
@@ -136,6 +138,7 @@ class FakeEngine:
         for ops in branches:
             _check_branch(ops)
         if request.request_id in self._results:
+            self.revision += 1  # every request takes one, a repeat too
             first, reply = self._results[request.request_id]
             if first != encoded:
                 raise _error(Code.FAILED_PRECONDITION, "REQUEST_ID_REUSED")
@@ -177,7 +180,7 @@ class FakeEngine:
             assert target == "mod_revision"
             left, right = version.revision if version else 0, compare.mod_revision
         match compare.operator:
-            case kv_pb2.COMPARE_OPERATOR_EQUAL:
+            case kv_pb2.COMPARE_OPERATOR_EQUAL | kv_pb2.COMPARE_OPERATOR_UNSPECIFIED:
                 return left == right
             case kv_pb2.COMPARE_OPERATOR_GREATER:
                 return left > right
@@ -205,8 +208,7 @@ class FakeEngine:
         return len(doomed)
 
     def _range(self, start: bytes, end: bytes, revision: int) -> list[bytes]:
-        if end and end <= start:
-            raise _error(Code.INVALID_ARGUMENT, "RANGE_INVALID")
+        _check_range(start, end)
         low = bisect.bisect_left(self._keys, start)
         high = bisect.bisect_left(self._keys, end) if end else len(self._keys)
         return [key for key in self._keys[low:high] if self._at(key, revision)]
@@ -224,8 +226,16 @@ class FakeEngine:
         return revision or self.revision
 
 
+def _check_range(start: bytes, end: bytes) -> None:
+    if end and end <= start:
+        raise _error(Code.INVALID_ARGUMENT, "RANGE_INVALID")
+
+
 def _check_branch(ops: "list[kv_pb2.TxnOp]") -> None:
     """A branch writes a key at most once."""
+    for op in ops:
+        if op.HasField("delete"):
+            _check_range(op.delete.key, op.delete.range_end)
     puts = [op.put.key for op in ops if op.HasField("put")]
     deletes = [op.delete for op in ops if op.HasField("delete")]
     covered = (

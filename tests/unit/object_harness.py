@@ -1,7 +1,7 @@
 """ObjectService over the fake engine, called as the gRPC server would call it, without one."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -45,11 +45,12 @@ class Objects:
         self.engine = engine
         self.module = ObjectModule(engine, config)
         self.core = self.module.core
+        self.handlers: Mapping[str, Any] = self.module._handlers
         self.now_ms = 1_000_000
         self.core.clock_ms = lambda: self.now_ms
 
     async def call(self, method: str, request: Message) -> Any:
-        handler = self.module._handlers[method].unary_unary
+        handler = self.handlers[method].unary_unary
         reply = await handler(request.SerializeToString(), Context())
         name = pb.DESCRIPTOR.services_by_name["ObjectService"].methods_by_name[method]
         return getattr(pb, name.output_type.name).FromString(reply)
@@ -68,7 +69,7 @@ class Objects:
             header=pb.PutObjectHeader(bucket=bucket, key=key, **header)
         ).SerializeToString()
         messages = _stream(first, pb.PutObjectRequest, data, checksums)
-        handler = self.module._handlers["PutObject"].stream_unary
+        handler = self.handlers["PutObject"].stream_unary
         return pb.PutObjectResponse.FromString(await handler(messages, context or Context()))
 
     async def part(
@@ -80,7 +81,7 @@ class Objects:
             )
         ).SerializeToString()
         messages = _stream(first, pb.UploadPartRequest, data, checksums=False)
-        handler = self.module._handlers["UploadPart"].stream_unary
+        handler = self.handlers["UploadPart"].stream_unary
         return pb.UploadPartResponse.FromString(await handler(messages, Context())).part
 
     async def get(
@@ -89,7 +90,7 @@ class Objects:
         """Header and data, every checksum checked."""
         context = context or Context()
         request = pb.GetObjectRequest(bucket=bucket, key=key, **fields)
-        handler = self.module._handlers["GetObject"].unary_stream
+        handler = self.handlers["GetObject"].unary_stream
         await handler(request.SerializeToString(), context)
         first, *rest = map(pb.GetObjectResponse.FromString, context.written)
         for message in rest:
@@ -150,10 +151,10 @@ class Objects:
 
     def leftovers(self) -> list[bytes]:
         """Keys that are about neither a bucket nor an object nor its data."""
-        return [key for key in self.engine.keys() if key[:1] not in b"bmrcl"]
+        return [key for key in self.engine.present() if key[:1] not in b"bmrcl"]
 
     def chunks(self) -> int:
-        return len(self.engine.keys(b"c"))
+        return len(self.engine.present(b"c"))
 
 
 async def make(engine: FakeEngine | None = None, **config: Any) -> Objects:

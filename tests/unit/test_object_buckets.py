@@ -62,7 +62,7 @@ async def test_only_an_empty_bucket_is_deleted() -> None:
     with failing("BUCKET_NOT_FOUND"):
         await objects.listing()
     await objects.reap()
-    assert not objects.engine.keys()
+    assert not objects.engine.present()
 
 
 async def test_names_that_look_alike_do_not_mix() -> None:
@@ -98,7 +98,7 @@ async def test_a_put_cannot_slip_into_a_bucket_being_deleted(size: int) -> None:
     with failing("BUCKET_NOT_FOUND"):
         await put[0]
     await objects.reap()
-    assert not objects.engine.keys()
+    assert not objects.engine.present()
 
 
 async def test_a_put_during_a_deletion_that_fails_goes_through() -> None:
@@ -125,7 +125,7 @@ async def test_a_mark_left_by_a_crash_is_removed() -> None:
     objects = await make()
 
     async def die(method: Method, request: bytes) -> None:
-        if method is Method.TXN and objects.engine.keys(keys.CLOSING):
+        if method is Method.TXN and objects.engine.present(keys.CLOSING):
             raise asyncio.CancelledError
 
     objects.engine.before = die
@@ -144,7 +144,7 @@ async def test_deletions_of_one_bucket_at_once_have_one_winner() -> None:
     outcomes = await asyncio.gather(*(delete(objects) for _ in range(5)), return_exceptions=True)
     reasons = [outcome.reason for outcome in outcomes if isinstance(outcome, BedplateError)]
     assert reasons == ["BUCKET_NOT_FOUND"] * 4
-    assert not objects.engine.keys()
+    assert not objects.engine.present()
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -168,8 +168,8 @@ async def test_a_bucket_is_never_deleted_around_an_object(seed: int) -> None:
     )
     stored = [outcome for outcome in outcomes if isinstance(outcome, pb.PutObjectResponse)]
     one.engine.before = None
-    if one.engine.keys(b"m"):
-        assert one.engine.keys(b"b")
+    if one.engine.present(b"m"):
+        assert one.engine.present(b"b")
         assert {info.key for info in (await one.listing()).objects} == {
             response.info.key for response in stored
         }

@@ -1,6 +1,7 @@
 """Keys, records, checksums and hand-made messages: the pure parts."""
 
 import random
+from contextlib import suppress
 from dataclasses import fields
 
 import pytest
@@ -12,7 +13,7 @@ from bedplate.api.object.v1 import object_pb2 as pb
 from bedplate.errors import BedplateError
 from bedplate.native.store import crc32c
 from bedplate.storage.objects import checksums, keys, ranges, records, wire
-from bedplate.storage.objects.errors import CODES, Reason
+from bedplate.storage.objects.errors import CODES, ObjectError, Reason
 from bedplate.storage.objects.keys import Name, Stream
 from tests.unit.object_harness import MIB
 
@@ -82,10 +83,8 @@ def test_records_are_read_as_they_were_written(record: records.ObjectRecord) -> 
     for broken in (b"", b"\x02" + encoded[1:], encoded[: len(encoded) // 2]):
         if broken == encoded:
             continue
-        try:
+        with suppress(ObjectError):
             assert type(record).decode(broken) != record
-        except BedplateError as error:
-            assert error.reason == "VALUE_DAMAGED"
 
 
 @given(
@@ -96,7 +95,9 @@ def test_a_layout_is_read_as_it_was_written(
     blob: bytes, segments: list[tuple[int, int, int]]
 ) -> None:
     layout = records.LayoutRecord(
-        tuple(records.Segment(Stream(blob, part, attempt), size) for part, attempt, size in segments)
+        tuple(
+            records.Segment(Stream(blob, part, attempt), size) for part, attempt, size in segments
+        )
     )
     assert records.LayoutRecord.decode(layout.encode(), blob) == layout
     with pytest.raises(BedplateError):
@@ -115,9 +116,7 @@ def test_the_format_on_disk_has_not_moved() -> None:
         "63000102030405060708090a0b0c0d0e0f0102030405060708090a0000000b"
     )
     assert keys.multipart(Name(b"b", b"k"), bytes(16)).hex() == "7062006b00" + "00" * 16
-    record = records.ObjectRecord(
-        b"B" * 16, b"E" * 16, 5, 6, 7, 8, "t/x", {"a": "b", "c": ""}
-    )
+    record = records.ObjectRecord(b"B" * 16, b"E" * 16, 5, 6, 7, 8, "t/x", {"a": "b", "c": ""})
     assert record.encode().hex() == (
         "01" + "42" * 16 + "45" * 16 + "0000000000000005" + "00000006" + "0000000000000007"
         "0008" + "0002" + "0003742f78" + "000161" + "000162" + "000163" + "0000"
@@ -145,9 +144,7 @@ def test_pieces_cover_a_range_exactly(sizes: list[int], cut: tuple[float, float]
     total = sum(sizes)
     begin, end = sorted(int(total * each) for each in cut)
     segments = [records.Segment(Stream(bytes(16), i, i), size) for i, size in enumerate(sizes)]
-    starts = {
-        segment.stream: sum(sizes[:i]) for i, segment in enumerate(segments)
-    }
+    starts = {segment.stream: sum(sizes[:i]) for i, segment in enumerate(segments)}
     at = begin
     for piece in ranges.pieces(segments, begin, end - begin):
         stream = keys.decode_stream(piece.key)
@@ -178,7 +175,9 @@ def test_any_bytes_are_read_as_protobuf_reads_them(message: bytes) -> None:
 @given(
     prefix=st.sampled_from([b"\x12", b"\x0a", b""]),
     inner=st.lists(
-        st.sampled_from([b"\x0a\x03abc", b"\x15abcd", b"\x0a\x00", b"\x1a\x01x", b"\x0a\x83\x00abc"]),
+        st.sampled_from(
+            [b"\x0a\x03abc", b"\x15abcd", b"\x0a\x00", b"\x1a\x01x", b"\x0a\x83\x00abc"]
+        ),
         max_size=3,
     ),
 )

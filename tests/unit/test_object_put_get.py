@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -114,7 +115,7 @@ async def test_checksums_that_match_are_taken(size: int) -> None:
     ],
 )
 async def test_what_is_not_as_announced_leaves_nothing(
-    size: int, header: dict[str, int], reason: str
+    size: int, header: dict[str, Any], reason: str
 ) -> None:
     objects = await make()
     await objects.put("k", b"before")
@@ -137,7 +138,7 @@ async def test_a_message_with_a_wrong_checksum_is_refused() -> None:
         ).SerializeToString()
 
     with failing("CHECKSUM_MISMATCH"):
-        await objects.module._handlers["PutObject"].stream_unary(messages(), Context())
+        await objects.handlers["PutObject"].stream_unary(messages(), Context())
     with failing("OBJECT_NOT_FOUND"):
         await objects.head("k")
 
@@ -180,13 +181,15 @@ async def test_a_cancelled_upload_leaves_nothing_and_gives_its_budget_back() -> 
 
 async def test_streams_out_of_shape_are_malformed() -> None:
     objects = await make()
-    put = objects.module._handlers["PutObject"].stream_unary
+    put = objects.handlers["PutObject"].stream_unary
     header = pb.PutObjectRequest(header=pb.PutObjectHeader(bucket="b", key="k"))
     data = pb.PutObjectRequest(chunk=pb.DataChunk(data=b"x"))
     long = pb.PutObjectRequest(chunk=pb.DataChunk(data=bytes(MIB + 1)))
     for stream in ([], [data], [header, header], [b"\xff"], [header, b"\xff"], [header, long]):
 
-        async def messages(stream: list[pb.PutObjectRequest | bytes] = stream) -> AsyncIterator[bytes]:
+        async def messages(
+            stream: Any = stream,
+        ) -> AsyncIterator[bytes]:
             for message in stream:
                 yield message if isinstance(message, bytes) else message.SerializeToString()
 

@@ -103,7 +103,7 @@ format: setup ## rewrite Python and C in the agreed format
 	@$(BIN)/clang-format -i $(C_FILES)
 
 bench: setup tools-etcd ## measure against other systems; results go to bench/results
-	@PATH="$(TOOLS):$$PATH" $(BIN)/python bench/run.py $(BENCH_ARGS)
+	@PATH="$(TOOLS):$$PATH" $(BIN)/python -m bench.run $(BENCH_ARGS)
 
 fuzz: ## fuzz for longer: FUZZ_SECONDS=600
 	@$(NATIVE) fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)

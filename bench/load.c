@@ -14,18 +14,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const works[] = {"put", "get", "batch", "txn", "count", "object-put", "object-get"};
+static const char *const works[] = {"put",   "get",        "batch",     "txn",
+                                    "count", "object-put", "object-get"};
 
 const char *work_name(enum work work) { return works[work]; }
 
 static int usage(void) {
-    fprintf(stderr,
-            "usage: load put|get|batch|txn|count|object-put|object-get --address HOST:PORT\n"
-            "  --api bedplate|etcd (bedplate)      --inflight N (64)       --connections N (1)\n"
-            "  --seconds S (3)   --warmup S (0.5)  --count N calls instead of seconds\n"
-            "  --keys N (100000) --key-size B (16) --value-size B (256)    --ops N of a batch (100)\n"
-            "  --order random|ascending (random)   --seed N (1)\n"
-            "  --bytes N (1 GiB) --chunk B (1 MiB) --object NAME (object)\n");
+    fprintf(
+        stderr,
+        "usage: load put|get|batch|txn|count|object-put|object-get --address HOST:PORT\n"
+        "  --api bedplate|etcd (bedplate)      --inflight N (64)       --connections N (1)\n"
+        "  --seconds S (3)   --warmup S (0.5)  --count N calls instead of seconds\n"
+        "  --keys N (100000) --key-size B (16) --value-size B (256)    --ops N of a batch (100)\n"
+        "  --order random|ascending (random)   --seed N (1)\n"
+        "  --bytes N (1 GiB) --chunk B (1 MiB) --object NAME (object)\n");
     return 2;
 }
 
@@ -102,14 +104,22 @@ static bool set(struct load *load, int option, const char *text) {
 
 static bool parse(struct load *load, int argc, char **argv) {
     static const struct option options[] = {
-        {"address", required_argument, NULL, 'a'},    {"api", required_argument, NULL, 'A'},
-        {"inflight", required_argument, NULL, 'i'},   {"connections", required_argument, NULL, 'c'},
-        {"seconds", required_argument, NULL, 's'},    {"warmup", required_argument, NULL, 'w'},
-        {"count", required_argument, NULL, 'n'},      {"keys", required_argument, NULL, 'k'},
-        {"key-size", required_argument, NULL, 'K'},   {"value-size", required_argument, NULL, 'V'},
-        {"ops", required_argument, NULL, 'o'},        {"order", required_argument, NULL, 'O'},
-        {"seed", required_argument, NULL, 'S'},       {"bytes", required_argument, NULL, 'b'},
-        {"chunk", required_argument, NULL, 'C'},      {"object", required_argument, NULL, 'N'},
+        {"address", required_argument, NULL, 'a'},
+        {"api", required_argument, NULL, 'A'},
+        {"inflight", required_argument, NULL, 'i'},
+        {"connections", required_argument, NULL, 'c'},
+        {"seconds", required_argument, NULL, 's'},
+        {"warmup", required_argument, NULL, 'w'},
+        {"count", required_argument, NULL, 'n'},
+        {"keys", required_argument, NULL, 'k'},
+        {"key-size", required_argument, NULL, 'K'},
+        {"value-size", required_argument, NULL, 'V'},
+        {"ops", required_argument, NULL, 'o'},
+        {"order", required_argument, NULL, 'O'},
+        {"seed", required_argument, NULL, 'S'},
+        {"bytes", required_argument, NULL, 'b'},
+        {"chunk", required_argument, NULL, 'C'},
+        {"object", required_argument, NULL, 'N'},
         {NULL, 0, NULL, 0},
     };
     for (;;) {

@@ -8,13 +8,22 @@
 #include "settings.h"
 
 enum api { API_BEDPLATE, API_ETCD };
-enum work { WORK_PUT, WORK_GET, WORK_BATCH, WORK_TXN, WORK_COUNT, WORK_OBJECT_PUT, WORK_OBJECT_GET };
+enum work {
+    WORK_PUT,
+    WORK_GET,
+    WORK_BATCH,
+    WORK_TXN,
+    WORK_COUNT,
+    WORK_OBJECT_PUT,
+    WORK_OBJECT_GET
+};
 
 #define LOAD_CONNECTIONS_MAX 256u
 #define LOAD_INFLIGHT_MAX 65536u
 
 struct load {
-    struct settings data; /* keys, sizes, order, seed, seconds, warmup, json: as bedplate-bench has them */
+    struct settings
+        data; /* keys, sizes, order, seed, seconds, warmup, json: as bedplate-bench has them */
     const char *address;
     enum api api;
     enum work work;

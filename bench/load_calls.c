@@ -62,10 +62,11 @@ static uint32_t keys_a_call(const struct load *load) {
 
 static const char *path_of(const struct load *load) {
     static const char *const paths[2][5] = {
-        {"/bedplate.kv.v1.KVService/Put", "/bedplate.kv.v1.KVService/Get", "/bedplate.kv.v1.KVService/Batch",
-         "/bedplate.kv.v1.KVService/Txn", "/bedplate.kv.v1.KVService/Scan"},
-        {"/etcdserverpb.KV/Put", "/etcdserverpb.KV/Range", "/etcdserverpb.KV/Txn", "/etcdserverpb.KV/Txn",
-         "/etcdserverpb.KV/Range"},
+        {"/bedplate.kv.v1.KVService/Put", "/bedplate.kv.v1.KVService/Get",
+         "/bedplate.kv.v1.KVService/Batch", "/bedplate.kv.v1.KVService/Txn",
+         "/bedplate.kv.v1.KVService/Scan"},
+        {"/etcdserverpb.KV/Put", "/etcdserverpb.KV/Range", "/etcdserverpb.KV/Txn",
+         "/etcdserverpb.KV/Txn", "/etcdserverpb.KV/Range"},
     };
     return paths[load->api][load->work];
 }
@@ -73,7 +74,8 @@ static const char *path_of(const struct load *load) {
 /* ---- requests ------------------------------------------------------------------------------------- */
 
 /* put { key value }, inside the wrapper that a batch or txn op is; both APIs number key 1 and value 2. */
-static void add_put(const struct run *run, struct message *message, uint32_t wrapper, uint32_t op, uint64_t number) {
+static void add_put(const struct run *run, struct message *message, uint32_t wrapper, uint32_t op,
+                    uint64_t number) {
     const struct settings *data = &run->load->data;
     uint8_t key[4096];
     size_t size = message_field_size(data->key_size) + message_field_size(data->value_size);
@@ -99,7 +101,9 @@ static void build_request(struct slot *slot) {
     case WORK_TXN:
         for (uint64_t i = slot->first; i < slot->first + load->ops; i++) {
             bool batch = load->api == API_BEDPLATE && load->work == WORK_BATCH;
-            uint32_t wrapper = batch ? 1 : 2; /* BatchRequest.ops, TxnRequest.then_ops, etcd's TxnRequest.success */
+            uint32_t wrapper =
+                batch ? 1
+                      : 2; /* BatchRequest.ops, TxnRequest.then_ops, etcd's TxnRequest.success */
             uint32_t op = load->api == API_BEDPLATE ? 1 : 2; /* .put; etcd's .request_put */
             add_put(slot->run, message, wrapper, op, key_at(slot->run, i));
         }
@@ -125,7 +129,9 @@ static void build_request(struct slot *slot) {
 static uint64_t revision_of(const struct load *load, const uint8_t *bytes, size_t size) {
     const uint8_t *header = bytes;
     if (load->api == API_ETCD) {
-        return message_find_bytes(bytes, size, 1, &header, &size) ? message_find_uint(header, size, 3) : 0;
+        return message_find_bytes(bytes, size, 1, &header, &size)
+                   ? message_find_uint(header, size, 3)
+                   : 0;
     }
     return message_find_uint(bytes, size, 1);
 }
@@ -134,14 +140,16 @@ static bool is_value_of(const struct run *run, const uint8_t *bytes, size_t size
     const struct load *load = run->load;
     const uint8_t *kv, *value;
     size_t kv_size, value_size;
-    if (!message_find_bytes(bytes, size, 2, &kv, &kv_size)) { /* GetResponse.kv; etcd's RangeResponse.kvs */
+    if (!message_find_bytes(bytes, size, 2, &kv,
+                            &kv_size)) { /* GetResponse.kv; etcd's RangeResponse.kvs */
         return false;
     }
     /* KeyValue: value is field 2; etcd's is field 5. */
     if (!message_find_bytes(kv, kv_size, load->api == API_ETCD ? 5 : 2, &value, &value_size)) {
         return false;
     }
-    return value_size == load->data.value_size && memcmp(value, values_of(&run->values, number), value_size) == 0;
+    return value_size == load->data.value_size &&
+           memcmp(value, values_of(&run->values, number), value_size) == 0;
 }
 
 static bool good_reply(struct slot *slot) {
@@ -159,7 +167,8 @@ static bool good_reply(struct slot *slot) {
         run->found = message_find_uint(bytes, size, 4); /* both */
         return true;
     case WORK_TXN:
-        return message_find_uint(bytes, size, 2) == 1 && revision_of(load, bytes, size) > 0; /* succeeded */
+        return message_find_uint(bytes, size, 2) == 1 &&
+               revision_of(load, bytes, size) > 0; /* succeeded */
     default:
         return revision_of(load, bytes, size) > 0;
     }
@@ -194,8 +203,9 @@ static void on_done(struct call *call) {
     run->open--;
     if (!call_ok(call) || !good_reply(slot)) {
         if (!run->failed) {
-            fprintf(stderr, "load: %s: http %d, grpc-status %d %s%s\n", call->path, call->http_status, call->grpc_status,
-                    call->message, call_ok(call) ? "(not the reply that was expected)" : "");
+            fprintf(stderr, "load: %s: http %d, grpc-status %d %s%s\n", call->path,
+                    call->http_status, call->grpc_status, call->message,
+                    call_ok(call) ? "(not the reply that was expected)" : "");
         }
         run->failed = run->stopping = true;
         return;
@@ -216,13 +226,15 @@ static bool start(struct slot *slot) {
     struct run *run = slot->run;
     const struct load *load = run->load;
     uint64_t now = bench_now_ns();
-    run->stopping = run->stopping || (load->count != 0 ? run->started == load->count : now >= run->to_ns);
+    run->stopping =
+        run->stopping || (load->count != 0 ? run->started == load->count : now >= run->to_ns);
     if (run->stopping) {
         return true;
     }
     uint32_t keys = keys_a_call(load);
     if (run->next % load->data.keys + keys > load->data.keys) {
-        run->next += load->data.keys - run->next % load->data.keys; /* a call's keys are of one pass */
+        run->next +=
+            load->data.keys - run->next % load->data.keys; /* a call's keys are of one pass */
     }
     slot->first = run->next;
     run->next += keys;
@@ -276,7 +288,8 @@ static bool loop(struct run *run, double *seconds, double *cpu) {
     uint64_t began = bench_now_ns();
     /* With a number of calls there is no warm-up: all count. */
     run->from_ns = load->count != 0 ? 0 : began + (uint64_t)(load->data.warmup * 1e9);
-    run->to_ns = load->count != 0 ? UINT64_MAX : run->from_ns + (uint64_t)(load->data.seconds * 1e9);
+    run->to_ns =
+        load->count != 0 ? UINT64_MAX : run->from_ns + (uint64_t)(load->data.seconds * 1e9);
     double cpu_began = bench_cpu_seconds();
     if (!start_all(run)) {
         return false;
@@ -316,7 +329,8 @@ static void report(const struct run *run, double seconds, double cpu) {
 
 static bool make_slots(struct run *run) {
     const struct load *load = run->load;
-    size_t one = message_field_size(load->data.key_size) + message_field_size(load->data.value_size) + 32;
+    size_t one =
+        message_field_size(load->data.key_size) + message_field_size(load->data.value_size) + 32;
     for (uint32_t i = 0; i < load->connections; i++) {
         run->connections[i] = connection_open(load->address);
         if (run->connections[i] == NULL) {
@@ -327,9 +341,11 @@ static bool make_slots(struct run *run) {
         struct slot *slot = &run->slots[i];
         slot->run = run;
         slot->connection = run->connections[i % load->connections];
-        slot->call = (struct call){.path = path_of(load), .receive = on_data, .done = on_done, .owner = slot};
+        slot->call = (struct call){
+            .path = path_of(load), .receive = on_data, .done = on_done, .owner = slot};
         slot->reply = malloc(REPLY_KEPT_MAX);
-        if (slot->reply == NULL || !message_init(&slot->request, GRPC_PREFIX + one * keys_a_call(load))) {
+        if (slot->reply == NULL ||
+            !message_init(&slot->request, GRPC_PREFIX + one * keys_a_call(load))) {
             return false;
         }
     }
@@ -347,8 +363,8 @@ int run_calls(const struct load *given) {
     run.slots = calloc(load.inflight, sizeof *run.slots);
     run.latency = calloc(1, sizeof *run.latency);
     run.stored = calloc((load.data.keys + 7) / 8, 1);
-    bool good = run.connections != NULL && run.slots != NULL && run.latency != NULL && run.stored != NULL &&
-                values_init(&run.values, &load.data) && make_slots(&run);
+    bool good = run.connections != NULL && run.slots != NULL && run.latency != NULL &&
+                run.stored != NULL && values_init(&run.values, &load.data) && make_slots(&run);
     double seconds = 0, cpu = 0;
     good = good && loop(&run, &seconds, &cpu);
     if (good) {

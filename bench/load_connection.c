@@ -31,7 +31,8 @@ struct connection {
     char authority[128];
     uint8_t *out, *in;
     size_t out_size, out_sent;
-    const uint8_t *frame; /* what nghttp2 gave and did not fit into `out` any more; its memory, valid until the next mem_send */
+    const uint8_t *
+        frame; /* what nghttp2 gave and did not fit into `out` any more; its memory, valid until the next mem_send */
     size_t frame_size;
     bool failed;
 };
@@ -63,8 +64,9 @@ static ssize_t read_body(nghttp2_session *session, int32_t stream, uint8_t *buff
     return (ssize_t)n;
 }
 
-static ssize_t frame_room(nghttp2_session *session, uint8_t type, int32_t stream, int32_t connection_window,
-                          int32_t stream_window, uint32_t frame_max, void *user) {
+static ssize_t frame_room(nghttp2_session *session, uint8_t type, int32_t stream,
+                          int32_t connection_window, int32_t stream_window, uint32_t frame_max,
+                          void *user) {
     (void)session;
     (void)type;
     (void)stream;
@@ -74,8 +76,9 @@ static ssize_t frame_room(nghttp2_session *session, uint8_t type, int32_t stream
     return frame_max < OUT_SIZE / 2 ? (ssize_t)frame_max : (ssize_t)(OUT_SIZE / 2);
 }
 
-static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name, size_t name_size,
-                     const uint8_t *value, size_t value_size, uint8_t flags, void *user) {
+static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name,
+                     size_t name_size, const uint8_t *value, size_t value_size, uint8_t flags,
+                     void *user) {
     (void)flags;
     (void)user;
     struct call *call = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
@@ -83,7 +86,8 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
         return 0;
     }
     if (name_size == 7 && memcmp(name, ":status", 7) == 0) {
-        call->http_status = atoi((const char *)value); /* nghttp2 ends names and values with a zero byte */
+        call->http_status =
+            atoi((const char *)value); /* nghttp2 ends names and values with a zero byte */
     } else if (name_size == 11 && memcmp(name, "grpc-status", 11) == 0) {
         call->grpc_status = atoi((const char *)value);
     } else if (name_size == 12 && memcmp(name, "grpc-message", 12) == 0) {
@@ -92,8 +96,8 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
     return 0;
 }
 
-static int on_data(nghttp2_session *session, uint8_t flags, int32_t stream, const uint8_t *data, size_t size,
-                   void *user) {
+static int on_data(nghttp2_session *session, uint8_t flags, int32_t stream, const uint8_t *data,
+                   size_t size, void *user) {
     (void)flags;
     (void)user;
     struct call *call = nghttp2_session_get_stream_user_data(session, stream);
@@ -111,7 +115,8 @@ static int on_close(nghttp2_session *session, int32_t stream, uint32_t code, voi
     }
     if (code != NGHTTP2_NO_ERROR && call->grpc_status <= 0) {
         call->grpc_status = -1;
-        snprintf(call->message, sizeof call->message, "stream reset: %s", nghttp2_http2_strerror(code));
+        snprintf(call->message, sizeof call->message, "stream reset: %s",
+                 nghttp2_http2_strerror(code));
     }
     nghttp2_session_set_stream_user_data(session, stream, NULL);
     call->done(call);
@@ -136,7 +141,8 @@ static int connect_to(const char *address) {
     }
     int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
     if (fd < 0 || connect(fd, found->ai_addr, found->ai_addrlen) != 0 ||
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) != 0 || fcntl(fd, F_SETFL, O_NONBLOCK) != 0) {
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) != 0 ||
+        fcntl(fd, F_SETFL, O_NONBLOCK) != 0) {
         fprintf(stderr, "load: %s: %s\n", address, strerror(errno));
         if (fd >= 0) {
             close(fd);
@@ -162,8 +168,10 @@ static bool start_session(struct connection *connection) {
         {NGHTTP2_SETTINGS_ENABLE_PUSH, 0},
         {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, STREAM_WINDOW},
     };
-    return rc == 0 && nghttp2_submit_settings(connection->session, NGHTTP2_FLAG_NONE, settings, 2) == 0 &&
-           nghttp2_session_set_local_window_size(connection->session, NGHTTP2_FLAG_NONE, 0, CONNECTION_WINDOW) == 0;
+    return rc == 0 &&
+           nghttp2_submit_settings(connection->session, NGHTTP2_FLAG_NONE, settings, 2) == 0 &&
+           nghttp2_session_set_local_window_size(connection->session, NGHTTP2_FLAG_NONE, 0,
+                                                 CONNECTION_WINDOW) == 0;
 }
 
 struct connection *connection_open(const char *address) {
@@ -175,7 +183,8 @@ struct connection *connection_open(const char *address) {
     connection->out = malloc(OUT_SIZE);
     connection->in = malloc(IN_SIZE);
     connection->fd = connect_to(address);
-    if (connection->fd < 0 || connection->out == NULL || connection->in == NULL || !start_session(connection)) {
+    if (connection->fd < 0 || connection->out == NULL || connection->in == NULL ||
+        !start_session(connection)) {
         connection_close(connection);
         return NULL;
     }
@@ -202,7 +211,7 @@ bool connection_wants_write(const struct connection *connection) {
 /* ---- calls and bytes -------------------------------------------------------------------------------- */
 
 #define HEADER(name, value, size)                                                                  \
-    {(uint8_t *)(uintptr_t)(name), (uint8_t *)(uintptr_t)(value), sizeof(name) - 1, size,           \
+    {(uint8_t *)(uintptr_t)(name), (uint8_t *)(uintptr_t)(value), sizeof(name) - 1, size,          \
      NGHTTP2_NV_FLAG_NO_COPY_NAME}
 
 bool connection_call(struct connection *connection, struct call *call) {
@@ -218,8 +227,8 @@ bool connection_call(struct connection *connection, struct call *call) {
     call->http_status = call->grpc_status = -1;
     call->message[0] = '\0';
     call->body_sent = 0;
-    call->stream = nghttp2_submit_request(connection->session, NULL, headers, sizeof headers / sizeof headers[0],
-                                          &provider, call);
+    call->stream = nghttp2_submit_request(connection->session, NULL, headers,
+                                          sizeof headers / sizeof headers[0], &provider, call);
     if (call->stream < 0) {
         fprintf(stderr, "load: %s: %s\n", call->path, nghttp2_strerror(call->stream));
         return false;
@@ -242,7 +251,8 @@ static bool read_all(struct connection *connection) {
             return true;
         }
         if (n <= 0) {
-            return fail(connection, "read", n == 0 ? "the server closed the connection" : strerror(errno));
+            return fail(connection, "read",
+                        n == 0 ? "the server closed the connection" : strerror(errno));
         }
         ssize_t taken = nghttp2_session_mem_recv(connection->session, connection->in, (size_t)n);
         if (taken < 0) {
@@ -264,7 +274,8 @@ static bool gather(struct connection *connection) {
             }
             connection->frame_size = (size_t)n;
         }
-        if (connection->frame_size == 0 || connection->out_size + connection->frame_size > OUT_SIZE) {
+        if (connection->frame_size == 0 ||
+            connection->out_size + connection->frame_size > OUT_SIZE) {
             return true;
         }
         memcpy(connection->out + connection->out_size, connection->frame, connection->frame_size);

@@ -136,7 +136,8 @@ uint64_t message_find_uint(const uint8_t *bytes, size_t size, uint32_t number) {
     return 0;
 }
 
-bool message_find_bytes(const uint8_t *bytes, size_t size, uint32_t number, const uint8_t **found, size_t *found_size) {
+bool message_find_bytes(const uint8_t *bytes, size_t size, uint32_t number, const uint8_t **found,
+                        size_t *found_size) {
     const uint8_t *at = bytes;
     struct field field;
     while (next_field(&at, bytes + size, &field)) {

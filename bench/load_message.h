@@ -31,6 +31,7 @@ size_t message_field_size(size_t size);
 /* The first varint field `field` of a message (prefix cut off); 0 when absent. */
 uint64_t message_find_uint(const uint8_t *bytes, size_t size, uint32_t field);
 /* The first bytes field `field`: true, and where it lies. */
-bool message_find_bytes(const uint8_t *bytes, size_t size, uint32_t field, const uint8_t **found, size_t *found_size);
+bool message_find_bytes(const uint8_t *bytes, size_t size, uint32_t field, const uint8_t **found,
+                        size_t *found_size);
 
 #endif

@@ -26,11 +26,11 @@
 
 struct transfer {
     const struct load *load;
-    uint8_t *block;          /* chunk bytes: the content of chunk n but for its first 8 */
-    struct message message;  /* put: the one being sent */
-    uint64_t done;           /* bytes sent or checked */
+    uint8_t *block;         /* chunk bytes: the content of chunk n but for its first 8 */
+    struct message message; /* put: the one being sent */
+    uint64_t done;          /* bytes sent or checked */
     bool header_sent;
-    uint8_t *received;       /* get: one message as it comes in, prefix included */
+    uint8_t *received; /* get: one message as it comes in, prefix included */
     size_t received_size;
     uint64_t messages;
     bool wrong, closed;
@@ -48,12 +48,17 @@ static bool make_block(struct transfer *transfer) {
     return transfer->block != NULL;
 }
 
-static void stamp_block(struct transfer *transfer, uint64_t chunk) { memcpy(transfer->block, &chunk, 8); }
+static void stamp_block(struct transfer *transfer, uint64_t chunk) {
+    memcpy(transfer->block, &chunk, 8);
+}
 
-static bool content_is(struct transfer *transfer, uint64_t position, const uint8_t *bytes, size_t size) {
+static bool content_is(struct transfer *transfer, uint64_t position, const uint8_t *bytes,
+                       size_t size) {
     while (size > 0) {
-        uint64_t chunk = position / transfer->load->chunk, offset = position % transfer->load->chunk;
-        size_t n = transfer->load->chunk - offset < size ? (size_t)(transfer->load->chunk - offset) : size;
+        uint64_t chunk = position / transfer->load->chunk,
+                 offset = position % transfer->load->chunk;
+        size_t n =
+            transfer->load->chunk - offset < size ? (size_t)(transfer->load->chunk - offset) : size;
         stamp_block(transfer, chunk);
         if (memcmp(bytes, transfer->block + offset, n) != 0) {
             return false;
@@ -78,7 +83,8 @@ static bool produce(struct call *call) {
     struct message *message = &transfer->message;
     message_begin(message);
     if (!transfer->header_sent) {
-        size_t names = message_field_size(strlen(BUCKET)) + message_field_size(strlen(load->object));
+        size_t names =
+            message_field_size(strlen(BUCKET)) + message_field_size(strlen(load->object));
         message_head(message, 1, names); /* PutObjectRequest.header */
         add_names(message, load);
         transfer->header_sent = true;
@@ -137,7 +143,8 @@ static void receive(struct call *call, const uint8_t *data, size_t size) {
         transfer->received_size += n;
         data += n;
         size -= n;
-        if (transfer->received_size >= GRPC_PREFIX && transfer->received_size == message_size(transfer)) {
+        if (transfer->received_size >= GRPC_PREFIX &&
+            transfer->received_size == message_size(transfer)) {
             transfer->wrong = transfer->load->work == WORK_OBJECT_GET && !take_message(transfer);
             transfer->received_size = 0;
         }
@@ -174,7 +181,10 @@ static bool run(struct connection *connection, struct call *call) {
 }
 
 static bool create_bucket(struct transfer *transfer, struct connection *connection) {
-    struct call call = {.path = "/bedplate.object.v1.ObjectService/CreateBucket", .receive = receive, .done = done, .owner = transfer};
+    struct call call = {.path = "/bedplate.object.v1.ObjectService/CreateBucket",
+                        .receive = receive,
+                        .done = done,
+                        .owner = transfer};
     message_begin(&transfer->message);
     message_bytes(&transfer->message, 1, BUCKET, strlen(BUCKET));
     message_end(&transfer->message);
@@ -191,7 +201,8 @@ static bool create_bucket(struct transfer *transfer, struct connection *connecti
 static bool move(struct transfer *transfer, struct connection *connection) {
     bool put = transfer->load->work == WORK_OBJECT_PUT;
     struct call call = {
-        .path = put ? "/bedplate.object.v1.ObjectService/PutObject" : "/bedplate.object.v1.ObjectService/GetObject",
+        .path = put ? "/bedplate.object.v1.ObjectService/PutObject"
+                    : "/bedplate.object.v1.ObjectService/GetObject",
         .produce = put ? produce : NULL,
         .receive = receive,
         .done = done,
@@ -208,9 +219,9 @@ static bool move(struct transfer *transfer, struct connection *connection) {
         return false;
     }
     if (transfer->wrong || !call_ok(&call) || transfer->done != transfer->load->bytes) {
-        fprintf(stderr, "load: %s: http %d, grpc-status %d %s, %llu bytes%s\n", call.path, call.http_status,
-                call.grpc_status, call.message, (unsigned long long)transfer->done,
-                transfer->wrong ? ", not what was stored" : "");
+        fprintf(stderr, "load: %s: http %d, grpc-status %d %s, %llu bytes%s\n", call.path,
+                call.http_status, call.grpc_status, call.message,
+                (unsigned long long)transfer->done, transfer->wrong ? ", not what was stored" : "");
         return false;
     }
     return true;

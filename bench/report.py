@@ -33,7 +33,10 @@ def verdict(row: Row) -> str:
 
 def table(rows: list[Row]) -> list[str]:
     """Markdown lines."""
-    lines = ["| work | ours | rival | ratio | goal | met |", "| --- | --- | --- | --- | --- | --- |"]
+    lines = [
+        "| work | ours | rival | ratio | goal | met |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     for row in rows:
         cells = (row.work, row.ours, row.rival, row.ratio, row.goal, verdict(row))
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")

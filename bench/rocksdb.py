@@ -88,7 +88,9 @@ class RocksDB:
             f"--write_buffer_size={MEMTABLE_BYTES}",
         )
         self.setting.journal.note([*argv, "(killed with SIGKILL while it reads)"])
-        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        process = subprocess.Popen(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
         try:
             assert process.stdout is not None
             if not any(line.startswith("filluniquerandom") for line in process.stdout):

@@ -83,7 +83,9 @@ def remove(path: Path) -> None:
 Measure = Callable[[], float]
 
 
-def interleave(setting: Setting, work: str, measures: dict[str, Measure], rounds: int = 0) -> dict[str, list[float]]:
+def interleave(
+    setting: Setting, work: str, measures: dict[str, Measure], rounds: int = 0
+) -> dict[str, list[float]]:
     """Run every measure once a round, in turn; their values by name."""
     values: dict[str, list[float]] = {name: [] for name in measures}
     for _ in setting.each_round(work, rounds):

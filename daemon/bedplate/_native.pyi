@@ -1,4 +1,4 @@
-# The cffi module that setup.py builds from native/include/bedplate.h; bedplate.native gives it types.
+# What setup.py builds from native/include/bedplate.h with cffi; bedplate.native gives it types.
 from typing import Any
 
 ffi: Any

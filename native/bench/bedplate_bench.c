@@ -64,7 +64,8 @@ static int remove_one(const char *path, const struct stat *info, int type, struc
     return remove(path);
 }
 
-static int run_child(const struct command *command, const struct settings *settings, const sigset_t *before) {
+static int run_child(const struct command *command, const struct settings *settings,
+                     const sigset_t *before) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     sigprocmask(SIG_SETMASK, before, NULL);
     int status = command->run(settings);
@@ -94,7 +95,8 @@ static int wait_for(pid_t child, const sigset_t *signals) {
 static int run(const struct command *command, struct settings *settings) {
     char scratch[4096];
     const char *parent = settings->dir != NULL ? settings->dir : getenv("TMPDIR");
-    int size = snprintf(scratch, sizeof scratch, "%s/bedplate-bench.XXXXXX", parent != NULL ? parent : ".");
+    int size = snprintf(scratch, sizeof scratch, "%s/bedplate-bench.XXXXXX",
+                        parent != NULL ? parent : ".");
     if (size < 0 || (size_t)size >= sizeof scratch || mkdtemp(scratch) == NULL) {
         fprintf(stderr, "bedplate-bench: %s: %s\n", scratch, strerror(errno));
         return 2;

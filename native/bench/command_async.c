@@ -10,8 +10,8 @@
 #include <stdio.h>
 
 #include "../src/error.h"
-#include "feed.h"
 #include "commands.h"
+#include "feed.h"
 #include "record.h"
 
 /* write_bytes of /proc/self/io: bytes this process caused to be sent to storage. 0 where there is none. */
@@ -43,8 +43,8 @@ static void take_mark(bp_store *store, struct mark *mark) {
     bp_get_status(store, &mark->status);
 }
 
-static void report(const struct settings *settings, const char *part, uint64_t puts, const struct mark *from,
-                   const struct mark *to) {
+static void report(const struct settings *settings, const char *part, uint64_t puts,
+                   const struct mark *from, const struct mark *to) {
     struct record record;
     double seconds = (double)(to->ns - from->ns) / 1e9;
     uint64_t groups = to->status.groups - from->status.groups;
@@ -59,7 +59,9 @@ static void report(const struct settings *settings, const char *part, uint64_t p
     record_number(&record, "log_mb_per_s", (double)log_bytes / seconds / 1e6, 1);
     record_number(&record, "disk_mb_per_s", (double)(to->disk - from->disk) / seconds / 1e6, 1);
     record_number(&record, "puts_per_group", (double)puts / (double)groups, 1);
-    record_number(&record, "sync_share", (double)(to->status.sync_ns_total - from->status.sync_ns_total) / 1e9 / seconds, 3);
+    record_number(&record, "sync_share",
+                  (double)(to->status.sync_ns_total - from->status.sync_ns_total) / 1e9 / seconds,
+                  3);
     record_number(&record, "cpu_us_per_put", (to->cpu - from->cpu) * 1e6 / (double)puts, 3);
     record_count(&record, "checkpoints", to->status.checkpoints - from->status.checkpoints);
     record_print(&record, settings->json);
@@ -67,7 +69,8 @@ static void report(const struct settings *settings, const char *part, uint64_t p
 
 static int run_passes(const struct settings *settings, bp_store *store) {
     uint64_t left = settings->count != 0 ? settings->count : 2 * settings->keys;
-    struct feed feed = {.order = settings->order, .batch = settings->batch, .window = settings->window};
+    struct feed feed = {
+        .order = settings->order, .batch = settings->batch, .window = settings->window};
     struct mark start, from, to;
     uint64_t puts = 0;
     take_mark(store, &start);
@@ -87,7 +90,8 @@ static int run_passes(const struct settings *settings, bp_store *store) {
     report(settings, "all", puts, &start, &to);
     uint64_t keys = puts < settings->keys ? puts : settings->keys;
     if (to.status.keys != keys) {
-        fprintf(stderr, "bedplate-bench: %" PRIu64 " keys in the store, %" PRIu64 " were put\n", to.status.keys, keys);
+        fprintf(stderr, "bedplate-bench: %" PRIu64 " keys in the store, %" PRIu64 " were put\n",
+                to.status.keys, keys);
         return 1;
     }
     return 0;

@@ -10,8 +10,8 @@
 #include "../src/error.h"
 #include "../src/protobuf.h"
 #include "../src/wire.h"
-#include "feed.h"
 #include "commands.h"
+#include "feed.h"
 #include "record.h"
 #include "team.h"
 
@@ -72,8 +72,8 @@ static bool get_value(struct worker *worker, uint64_t number) {
     struct bp_error error;
     uint32_t size;
     uint64_t revision;
-    if (bp_get(worker->shared->store, BP_KEYSPACE_USER, worker->key, settings->key_size, worker->value,
-               settings->value_size + 1, &size, &revision, &error) != BP_OK) {
+    if (bp_get(worker->shared->store, BP_KEYSPACE_USER, worker->key, settings->key_size,
+               worker->value, settings->value_size + 1, &size, &revision, &error) != BP_OK) {
         return bench_fail("get", &error) == 0;
     }
     /* The ends tell a wrong value as surely as all of it, and cost less than what is measured. */
@@ -99,7 +99,8 @@ static int run(const struct settings *settings, struct shared *shared) {
     const struct worker_type type = {make, step, free_worker};
     struct team_result result;
     struct record record;
-    if (bench_fill(shared->store, settings, settings->order) != 0 || !team_run(settings, &type, shared, &result)) {
+    if (bench_fill(shared->store, settings, settings->order) != 0 ||
+        !team_run(settings, &type, shared, &result)) {
         return 1;
     }
     record_begin(&record, "get");
@@ -107,7 +108,8 @@ static int run(const struct settings *settings, struct shared *shared) {
     record_count(&record, "keys", settings->keys);
     record_number(&record, "ops_per_s", (double)result.operations / result.seconds, 0);
     record_latency(&record, &result.latency);
-    record_number(&record, "cpu_us_per_op", result.cpu_seconds * 1e6 / (double)result.operations, 3);
+    record_number(&record, "cpu_us_per_op", result.cpu_seconds * 1e6 / (double)result.operations,
+                  3);
     record_print(&record, settings->json);
     return 0;
 }

@@ -13,8 +13,8 @@
 #include <unistd.h>
 
 #include "../src/error.h"
-#include "feed.h"
 #include "commands.h"
+#include "feed.h"
 #include "record.h"
 
 #define LEASES 1000u
@@ -46,7 +46,8 @@ static int grant_leases(bp_store *store) {
         bp_builder_u64(&builder, TTL_MS);
         code = bp_builder_finish(&builder, &error);
         if (code == BP_OK) {
-            code = bp_execute(store, builder.buf, builder.size, &revision, &deleted, &succeeded, &error);
+            code = bp_execute(store, builder.buf, builder.size, &revision, &deleted, &succeeded,
+                              &error);
         }
     }
     bp_builder_free(&builder);
@@ -82,7 +83,8 @@ static int run(const struct settings *settings, bp_store *store) {
     struct bp_status status;
     struct record record;
     uint64_t before = resident_bytes();
-    if (grant_leases(store) != 0 || bench_feed(store, settings, &feed, 0, settings->keys) != 0 || settle(store, &status) != 0) {
+    if (grant_leases(store) != 0 || bench_feed(store, settings, &feed, 0, settings->keys) != 0 ||
+        settle(store, &status) != 0) {
         return 1;
     }
     double keys = (double)status.keys;
@@ -93,7 +95,8 @@ static int run(const struct settings *settings, bp_store *store) {
     record_count(&record, "leases", status.leases);
     record_count(&record, "index_bytes", status.index_bytes);
     record_count(&record, "key_bytes", status.key_bytes);
-    record_number(&record, "beside_key_bytes", (double)(status.index_bytes - status.key_bytes) / keys, 1);
+    record_number(&record, "beside_key_bytes",
+                  (double)(status.index_bytes - status.key_bytes) / keys, 1);
     record_number(&record, "rss_beside_key_bytes",
                   (grown - (double)status.key_bytes - (double)status.history_bytes) / keys, 1);
     record_number(&record, "rss_grown_mb", grown / 1e6, 1);

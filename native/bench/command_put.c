@@ -12,8 +12,8 @@
 #include "../src/error.h"
 #include "../src/protobuf.h"
 #include "../src/wire.h"
-#include "feed.h"
 #include "commands.h"
+#include "feed.h"
 #include "record.h"
 #include "team.h"
 
@@ -99,9 +99,12 @@ static void report(const struct settings *settings, const struct team_result *re
     record_number(&record, "ops_per_s", operations / result->seconds, 0);
     record_latency(&record, &result->latency);
     record_number(&record, "syncs_per_s", syncs / (settings->warmup + result->seconds), 0);
-    record_number(&record, "sync_mean_us", (double)(after->sync_ns_total - before->sync_ns_total) / syncs / 1000, 2);
-    record_number(&record, "puts_per_group", (double)(after->group_requests - before->group_requests) / groups, 1);
-    record_number(&record, "bytes_per_group", (double)(after->bytes_appended - before->bytes_appended) / groups, 0);
+    record_number(&record, "sync_mean_us",
+                  (double)(after->sync_ns_total - before->sync_ns_total) / syncs / 1000, 2);
+    record_number(&record, "puts_per_group",
+                  (double)(after->group_requests - before->group_requests) / groups, 1);
+    record_number(&record, "bytes_per_group",
+                  (double)(after->bytes_appended - before->bytes_appended) / groups, 0);
     record_number(&record, "cpu_us_per_op", result->cpu_seconds * 1e6 / operations, 2);
     record_print(&record, settings->json);
 }

@@ -36,8 +36,9 @@ static int open_file(const struct settings *settings, uint32_t number) {
         perror(path);
         return -1;
     }
-    bool prepared = settings->prepare == BENCH_EXTEND ||
-                    (settings->prepare == BENCH_ZEROS ? write_zeros(fd) : fallocate(fd, 0, 0, FILE_SIZE) == 0);
+    bool prepared =
+        settings->prepare == BENCH_EXTEND ||
+        (settings->prepare == BENCH_ZEROS ? write_zeros(fd) : fallocate(fd, 0, 0, FILE_SIZE) == 0);
     if (!prepared || fsync(fd) != 0) {
         perror("bedplate-bench: prepare");
         close(fd);
@@ -65,7 +66,8 @@ static bool write_one(const struct settings *settings, struct raw *raw) {
         }
     }
     memcpy(raw->bytes, &raw->at, sizeof raw->at);
-    if (pwrite(raw->fd, raw->bytes, raw->size, (off_t)raw->at) != (ssize_t)raw->size || fdatasync(raw->fd) != 0) {
+    if (pwrite(raw->fd, raw->bytes, raw->size, (off_t)raw->at) != (ssize_t)raw->size ||
+        fdatasync(raw->fd) != 0) {
         perror("bedplate-bench: raw write");
         return false;
     }

@@ -14,8 +14,8 @@
 #include <unistd.h>
 
 #include "../src/error.h"
-#include "feed.h"
 #include "commands.h"
+#include "feed.h"
 #include "record.h"
 
 #define PROBES 1000u
@@ -73,8 +73,10 @@ static bool read_some(bp_store *store, const struct settings *settings, uint64_t
         uint32_t size;
         uint64_t revision, number = rng_below(&rng, settings->keys), began = bench_now_ns();
         workload_key(settings, number, key);
-        int code = bp_get(store, BP_KEYSPACE_USER, key, settings->key_size, value, settings->value_size + 1, &size, &revision, &error);
-        good = code == BP_OK && size == settings->value_size && memcmp(value, values_of(&values, number), size) == 0;
+        int code = bp_get(store, BP_KEYSPACE_USER, key, settings->key_size, value,
+                          settings->value_size + 1, &size, &revision, &error);
+        good = code == BP_OK && size == settings->value_size &&
+               memcmp(value, values_of(&values, number), size) == 0;
         if (i == 0) {
             *first_ns = bench_now_ns() - began;
         }
@@ -95,7 +97,8 @@ static int open_once(const struct settings *settings, struct opened *opened) {
     }
     opened->open_ns = bench_now_ns() - began;
     bp_get_status(store, &opened->status);
-    if (opened->status.keys != settings->keys || !read_some(store, settings, &opened->first_read_ns)) {
+    if (opened->status.keys != settings->keys ||
+        !read_some(store, settings, &opened->first_read_ns)) {
         fprintf(stderr, "bedplate-bench: recover: keys or values are missing\n");
         return 1;
     }
@@ -126,7 +129,8 @@ static int run_child(const struct settings *settings, struct opened *opened) {
         n = read(ends[0], at + have, sizeof found - have);
     }
     close(ends[0]);
-    if (child < 0 || waitpid(child, &status, 0) != child || have != sizeof found || !WIFSIGNALED(status)) {
+    if (child < 0 || waitpid(child, &status, 0) != child || have != sizeof found ||
+        !WIFSIGNALED(status)) {
         fprintf(stderr, "bedplate-bench: recover: the child failed\n");
         return 1;
     }

@@ -9,8 +9,8 @@
 #include "../src/error.h"
 #include "../src/protobuf.h"
 #include "../src/wire.h"
-#include "feed.h"
 #include "commands.h"
+#include "feed.h"
 #include "record.h"
 #include "team.h"
 
@@ -69,7 +69,8 @@ static int run(const struct settings *settings, struct shared *shared) {
     const struct worker_type type = {make, step, free_worker};
     struct team_result result;
     struct record record;
-    if (bench_fill(shared->store, settings, settings->order) != 0 || !team_run(settings, &type, shared, &result)) {
+    if (bench_fill(shared->store, settings, settings->order) != 0 ||
+        !team_run(settings, &type, shared, &result)) {
         return 1;
     }
     record_begin(&record, "scan");
@@ -77,9 +78,11 @@ static int run(const struct settings *settings, struct shared *shared) {
     record_count(&record, "keys", settings->keys);
     record_count(&record, "limit", settings->limit);
     record_number(&record, "ops_per_s", (double)result.operations / result.seconds, 0);
-    record_number(&record, "keys_per_s", (double)result.operations * settings->limit / result.seconds, 0);
+    record_number(&record, "keys_per_s",
+                  (double)result.operations * settings->limit / result.seconds, 0);
     record_latency(&record, &result.latency);
-    record_number(&record, "cpu_us_per_op", result.cpu_seconds * 1e6 / (double)result.operations, 3);
+    record_number(&record, "cpu_us_per_op", result.cpu_seconds * 1e6 / (double)result.operations,
+                  3);
     record_print(&record, settings->json);
     return 0;
 }

@@ -81,16 +81,18 @@ static int submit(struct feeder *feeder, uint64_t at, uint32_t puts) {
     uint8_t key[4096];
     bp_builder_begin(&feeder->builder, BP_REQUEST_KV, (struct bp_slice){NULL, 0}, 0);
     for (uint64_t i = at; i < at + puts; i++) {
-        uint64_t number = feeder->feed->order == BENCH_ASCENDING ? i : shuffle_at(&feeder->shuffle, i);
+        uint64_t number =
+            feeder->feed->order == BENCH_ASCENDING ? i : shuffle_at(&feeder->shuffle, i);
         uint64_t lease = feeder->feed->leases == 0 ? 0 : 1 + number % feeder->feed->leases;
         workload_key(settings, number, key);
-        bench_encode_put(&feeder->builder, settings, key, values_of(&feeder->values, number + feeder->feed->pass),
-                         lease);
+        bench_encode_put(&feeder->builder, settings, key,
+                         values_of(&feeder->values, number + feeder->feed->pass), lease);
     }
     if (bp_builder_finish(&feeder->builder, &error) != BP_OK) {
         return bench_fail("encode", &error);
     }
-    if (bp_submit(feeder->store, feeder->queue, feeder->builder.buf, feeder->builder.size, puts, &error) != BP_OK) {
+    if (bp_submit(feeder->store, feeder->queue, feeder->builder.buf, feeder->builder.size, puts,
+                  &error) != BP_OK) {
         return bench_fail("submit", &error);
     }
     return 0;
@@ -118,8 +120,8 @@ static int pump(struct feeder *feeder, uint64_t first, uint64_t count) {
     return 0;
 }
 
-int bench_feed(bp_store *store, const struct settings *settings, const struct feed *feed, uint64_t first,
-               uint64_t count) {
+int bench_feed(bp_store *store, const struct settings *settings, const struct feed *feed,
+               uint64_t first, uint64_t count) {
     struct feeder feeder = {.store = store, .settings = settings, .feed = feed};
     int status = 1;
     shuffle_init(&feeder.shuffle, settings->keys, settings->seed, feed->pass);

@@ -21,16 +21,16 @@ void bench_place(struct bench_place *place, const struct settings *settings, con
  */
 struct feed {
     enum bench_order order;
-    uint64_t pass;    /* of the random order; each pass over all keys is another */
-    uint64_t leases;  /* spread keys over leases 1..leases; 0 none */
+    uint64_t pass;   /* of the random order; each pass over all keys is another */
+    uint64_t leases; /* spread keys over leases 1..leases; 0 none */
     uint32_t batch, window;
 };
-int bench_feed(bp_store *store, const struct settings *settings, const struct feed *feed, uint64_t first,
-               uint64_t count);
+int bench_feed(bp_store *store, const struct settings *settings, const struct feed *feed,
+               uint64_t first, uint64_t count);
 /* All keys once, 100 a batch: a store for reading. */
 int bench_fill(bp_store *store, const struct settings *settings, enum bench_order order);
 /* One put as an encoded request in `builder`. */
-void bench_encode_put(struct bp_builder *builder, const struct settings *settings, const uint8_t *key,
-                      const uint8_t *value, uint64_t lease);
+void bench_encode_put(struct bp_builder *builder, const struct settings *settings,
+                      const uint8_t *key, const uint8_t *value, uint64_t lease);
 
 #endif

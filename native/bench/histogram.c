@@ -12,8 +12,8 @@ static uint32_t bucket_of(uint64_t ns) {
     }
     uint32_t power = 63u - (uint32_t)__builtin_clzll(ns);
     uint32_t shift = power - HISTOGRAM_BITS;
-    uint32_t bucket = ((shift + 1) << HISTOGRAM_BITS) +
-                      (uint32_t)((ns >> shift) & ((1u << HISTOGRAM_BITS) - 1));
+    uint32_t bucket =
+        ((shift + 1) << HISTOGRAM_BITS) + (uint32_t)((ns >> shift) & ((1u << HISTOGRAM_BITS) - 1));
     return bucket < HISTOGRAM_BUCKETS ? bucket : HISTOGRAM_BUCKETS - 1;
 }
 

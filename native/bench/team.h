@@ -23,6 +23,7 @@ struct team_result {
 };
 
 /* Returns false when a worker failed. */
-bool team_run(const struct settings *settings, const struct worker_type *type, void *shared, struct team_result *result);
+bool team_run(const struct settings *settings, const struct worker_type *type, void *shared,
+              struct team_result *result);
 
 #endif

@@ -1,5 +1,6 @@
 /*
- * Any bytes as an encoded request: refused, or read back in full without a step outside them, and built again to the same size.
+ * Any bytes as an encoded request: refused, or read back in full without a step outside them, and
+ * built again to the same size.
  */
 #include <stdlib.h>
 

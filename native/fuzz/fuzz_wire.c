@@ -1,6 +1,6 @@
 /*
- * Any bytes as a request of any method (the first byte picks it): refused with a reason, or turned into a valid encoded request
- * or a read, whose description is understood the same way again.
+ * Any bytes as a request of any method (the first byte picks it): refused with a reason, or turned
+ * into a valid encoded request or a read, whose description is understood the same way again.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -42,11 +42,14 @@ static void check_description(int method, const uint8_t *data, size_t size) {
     if (bp_wire_describe(method, BP_KEYSPACE_USER, data, size, &limits, &once, &err) == BP_OK) {
         int code =
             bp_wire_describe(method, BP_KEYSPACE_USER, once.data, once.size, &limits, &twice, &err);
-        /* A page token's range is described without its token, and defaults may need more bytes than the limit leaves. */
+        /*
+         * A page token's range is described without its token, and defaults may need more bytes
+         * than the limit leaves.
+         */
         REQUIRE(code == BP_OK || err.reason == BP_REASON_REQUEST_TOO_LARGE);
         REQUIRE(code != BP_OK ||
-               (once.size == twice.size &&
-                (once.size == 0 || memcmp(once.data, twice.data, once.size) == 0)));
+                (once.size == twice.size &&
+                 (once.size == 0 || memcmp(once.data, twice.data, once.size) == 0)));
     } else {
         REQUIRE(err.code != BP_OK && err.message[0] != 0);
     }

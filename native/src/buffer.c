@@ -4,8 +4,8 @@
  *   data  [ written ............ | room ........ ]
  *          0                 size           capacity
  *
- * Invariants: size <= capacity; once `failed` is set the buffer grows no more and what it holds is not to be used, so a
- * writer may append blindly and look once at the end.
+ * Invariants: size <= capacity; once `failed` is set the buffer grows no more and what it holds is
+ * not to be used, so a writer may append blindly and look once at the end.
  */
 #include "buffer.h"
 

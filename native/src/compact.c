@@ -6,7 +6,7 @@
  *                    ^ the newest sample at least that old: everything up to its revision may be forgotten
  *
  *   by age     the sample's revision, when an effect lies at or below it
- *   by size    history_versions_max or history_bytes_max passed: a quarter of the revisions that are kept
+ *   by size    history_versions_max or history_bytes_max passed: as many revisions as leave about three quarters of that
  *
  * An idle store has no effect that grows too old, so it proposes nothing. One compaction is open at a time, and none by size while the
  * index still forgets what the last one allowed.
@@ -104,6 +104,12 @@ static uint64_t target_by_age(const struct bp_store *store, const struct bp_comp
     return bp_history_between(store, floor, target) ? target : 0;
 }
 
+/* The share of the history to drop so that three quarters of the limit are left: 0 within the limit. */
+static double excess(uint64_t have, uint64_t max)
+{
+    return have <= max ? 0.0 : 1.0 - 0.75 * (double)max / (double)have;
+}
+
 static uint64_t target_by_size(const struct bp_store *store, uint64_t floor)
 {
     if (bp_index_trimmed(store->index) < floor) {
@@ -111,12 +117,15 @@ static uint64_t target_by_size(const struct bp_store *store, uint64_t floor)
     }
     struct bp_index_stats stats;
     bp_index_get_stats(store->index, &stats);
-    if (stats.history_effects <= store->options.history_versions_max && stats.history_value_bytes <= store->options.history_bytes_max) {
+    double versions = excess(stats.history_effects, store->options.history_versions_max);
+    double bytes = excess(stats.history_value_bytes, store->options.history_bytes_max);
+    double share = versions > bytes ? versions : bytes;
+    uint64_t revision = atomic_load_explicit(&store->revision, memory_order_acquire);
+    if (share == 0.0 || revision <= floor) {
         return 0;
     }
-    uint64_t revision = atomic_load_explicit(&store->revision, memory_order_acquire);
-    uint64_t quarter = revision > floor ? (revision - floor + 3) / 4 : 0;
-    return quarter > 0 ? floor + quarter : 0;
+    uint64_t step = (uint64_t)((double)(revision - floor) * share) + 1;
+    return step < revision - floor ? floor + step : revision;
 }
 
 static void compaction_done(void *arg, int code)

@@ -1,18 +1,18 @@
 /*
  * The guard (see guard.h).
  *
- *   tokens   open-addressed table, a power of two at most half full          methods   fixed array by number
- *            slot = first 8 bytes of the hash                                 [ scope | limit | counters ]  one cache line and more each
+ *   tokens   open-addressed table, a power of two, at most half full; slot = 8 bytes of the hash
  *            [ token ][ ][ token ][ token ][ ] ...
+ *   methods  fixed array by number, each [ counters | scope | limit ] on cache lines of its own
  *
  *   set_tokens: build the new table --write lock--> swap --unlock--> free the old one
  *   enter:      read lock -> look up, compare in constant time -> unlock
  *
- * A slot is found by bytes of a SHA-256, which tell nothing about a token to somebody who cannot invert it; the comparison that decides
- * looks at all 32 bytes whatever they are.
+ * A slot is found by bytes of a SHA-256, which tell nothing about a token to somebody who cannot
+ * invert it; the comparison that decides looks at all 32 bytes whatever they are.
  *
- * Threads: `lock` guards the token table. Method fields and counters are atomics: relaxed, because they carry no other data, except
- * `known`, whose release publishes the name.
+ * Threads: `lock` guards the token table. Method fields and counters are atomics: relaxed, because
+ * they carry no other data, except `known`, whose release publishes the name.
  */
 #include "guard.h"
 
@@ -105,7 +105,10 @@ static bool hashes_equal(const uint8_t *a, const uint8_t *b) {
     return different == 0;
 }
 
-/* The slot that holds the hash, or the free one where it belongs. The table is never full, so this ends. */
+/*
+ * The slot that holds the hash, or the free one where it belongs. The table is never full, so this
+ * ends.
+ */
 static uint32_t table_slot(const struct table *table, const uint8_t *hash) {
     uint32_t slot = (uint32_t)bp_get_u64(hash) & table->mask;
     while (table->used[slot] != 0 && !hashes_equal(table->slots[slot].hash, hash)) {
@@ -188,7 +191,7 @@ int bp_guard_set_tokens(struct bp_guard *guard, const struct bp_guard_token *tok
 }
 
 int bp_guard_identify(struct bp_guard *guard, const uint8_t *token_hash,
-                       char name[BP_GUARD_NAME_MAX], uint32_t *scopes) {
+                      char name[BP_GUARD_NAME_MAX], uint32_t *scopes) {
     pthread_rwlock_rdlock(&guard->lock);
     const struct bp_guard_token *token =
         token_hash != NULL ? table_find(&guard->tokens, token_hash) : NULL;
@@ -333,8 +336,7 @@ void bp_guard_add_bytes(struct bp_guard *guard, uint32_t method, uint64_t receiv
 
 /* ---- counters ------------------------------------------------------------------------------- */
 
-int bp_guard_snapshot(const struct bp_guard *guard, uint32_t method,
-                       struct bp_guard_stats *stats) {
+int bp_guard_snapshot(const struct bp_guard *guard, uint32_t method, struct bp_guard_stats *stats) {
     const struct method *m = method < BP_GUARD_METHODS_MAX ? &guard->methods[method] : NULL;
     if (m == NULL || !atomic_load_explicit(&m->known, memory_order_acquire)) {
         return false;

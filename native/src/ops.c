@@ -5,10 +5,12 @@
  *   op       [header 24][key, padded][CRC table, padded][value or range end, padded]
  *
  * Invariants
- *   - The decoder reads nothing outside buf[0..n) and accepts exactly what the builder can make: sizes are multiples of 8, padding
- *     and unused fields are zero, the parts fill the whole. So equal requests are equal bytes, on every member.
+ *   - The decoder reads nothing outside buf[0..n) and accepts exactly what the builder can make:
+ *     sizes are multiples of 8, padding and unused fields are zero, the parts fill the whole. So
+ *     equal requests are equal bytes, on every member.
  *   - What decode accepted, the iterators read without checks.
- *   - The builder costs one copy and one checksum of what it is given: it is on the path of every put.
+ *   - The builder costs one copy and one checksum of what it is given: it is on the path of every
+ *     put.
  */
 #include "ops.h"
 
@@ -86,7 +88,9 @@ static bool is_keyspace(uint8_t byte) {
     return byte == BP_KEYSPACE_USER || byte == BP_KEYSPACE_OBJECT || byte == BP_KEYSPACE_SYSTEM;
 }
 
-/* A key, and behind it `table` + `n` bytes of value or range end, whose start is returned in *data. */
+/*
+ * A key, and behind it `table` + `n` bytes of value or range end, whose start is returned in *data.
+ */
 static const char *check_body(struct reader *r, uint32_t key_size, uint32_t table, uint32_t n,
                               const uint8_t **key, const uint8_t **data) {
     const uint8_t *crcs;
@@ -142,7 +146,10 @@ static const struct op_shape op_shapes[] = {
                     true},
 };
 
-/* A range is not empty and stays inside its keyspace; its last possible end is the next keyspace byte alone. */
+/*
+ * A range is not empty and stays inside its keyspace; its last possible end is the next keyspace
+ * byte alone.
+ */
 static bool range_is_valid(struct bp_slice key, struct bp_slice end) {
     if (end.size == 0 || end.size > RANGE_END_MAX || bp_slice_compare(key, end) >= 0) {
         return false;
@@ -506,7 +513,10 @@ void bp_builder_u64(struct bp_builder *builder, uint64_t value) {
     }
 }
 
-/* One step of a multiply-fold hash: both halves of the product, so that every input bit reaches every output bit. */
+/*
+ * One step of a multiply-fold hash: both halves of the product, so that every input bit reaches
+ * every output bit.
+ */
 static uint64_t fold(uint64_t a, uint64_t b) {
     __extension__ typedef unsigned __int128 u128;
     u128 product = (u128)a * b;

@@ -1,16 +1,18 @@
 /*
- * The duplicate-key rule (see ops.h): a branch writes a key at most once; deletes may overlap each other (not with `once`).
+ * The duplicate-key rule (see ops.h): a branch writes a key at most once; deletes may overlap each
+ * other (not with `once`).
  *
  *   writes of a branch, sorted by first key, deletes before puts, then by position:
  *
  *      delete a..f  |=================)
  *      delete c          |                        fine: deletes may overlap
- *      put    d             X                     refused: before `reach`, the furthest end of a delete so far
+ *      put    d             X                     refused: before `reach`, the furthest end so far
  *      put    g                    |
  *      put    g                    X              refused: same key as the write before it
  *
- * Usual requests name their keys in ascending order and without ranges: one pass sees that and sorts nothing. Otherwise a merge
- * sort, O(n log n) whatever the keys, compares eight bytes behind the common prefix first.
+ * Usual requests name their keys in ascending order and without ranges: one pass sees that and
+ * sorts nothing. Otherwise a merge sort, O(n log n) whatever the keys, compares eight bytes behind
+ * the common prefix first.
  */
 #include <assert.h>
 #include <stdio.h>
@@ -53,7 +55,10 @@ static bool sorts_before(const struct write *a, const struct write *b) {
     return a->is_put != b->is_put ? !a->is_put : a->index < b->index;
 }
 
-/* Bottom-up: `from` in runs of `width` is merged into `to`, in ceil(log2 n) rounds. Returns the sorted one. */
+/*
+ * Bottom-up: `from` in runs of `width` is merged into `to`, in ceil(log2 n) rounds. Returns the
+ * sorted one.
+ */
 static struct write *merge_sort(struct write *from, struct write *to, uint32_t n) {
     for (uint32_t width = 1; width < n; width *= 2) {
         for (uint32_t low = 0; low < n; low += 2 * width) {
@@ -71,7 +76,10 @@ static struct write *merge_sort(struct write *from, struct write *to, uint32_t n
     return from;
 }
 
-/* The rule over sorted writes. The later op of a colliding pair is reported, as the reader of an error expects. */
+/*
+ * The rule over sorted writes. The later op of a colliding pair is reported, as the reader of an
+ * error expects.
+ */
 static bool sweep(const struct write *writes, uint32_t n, bool once,
                   struct bp_key_conflict *conflict) {
     const struct write *reach = NULL; /* the range delete so far that ends furthest */
@@ -94,7 +102,10 @@ static bool sweep(const struct write *writes, uint32_t n, bool once,
     return false;
 }
 
-/* The branch's writes in the order given. *ascending: by key, no key twice, no range: nothing can collide. */
+/*
+ * The branch's writes in the order given. *ascending: by key, no key twice, no range: nothing can
+ * collide.
+ */
 static uint32_t collect(const struct bp_request *request, uint32_t at, uint32_t n_ops,
                         struct write *writes, bool *ascending, size_t *prefix) {
     uint32_t n = 0;

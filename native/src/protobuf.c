@@ -4,7 +4,8 @@
  *   open(7)    [tag 7|2] [len: 1 byte kept] | content ...
  *   close      [tag 7|2] [len: n bytes]     | content ...        moved by n - 1 bytes
  *
- * Invariant of the reader: at <= end, and everything before `at` was well formed. It reads no byte at or past `end`.
+ * Invariant of the reader: at <= end, and everything before `at` was well formed. It reads no byte
+ * at or past `end`.
  */
 #include "protobuf.h"
 
@@ -87,7 +88,10 @@ static bool read_tag(struct bp_pb_reader *r, struct bp_pb_field *field) {
     return field->number != 0;
 }
 
-/* Pass over a group whose start tag was just read, and the groups in it: each must end with its own number. */
+/*
+ * Pass over a group whose start tag was just read, and the groups in it: each must end with its own
+ * number.
+ */
 static bool skip_group(struct bp_pb_reader *r, uint32_t number) {
     uint32_t open[GROUP_DEPTH_MAX], depth = 0;
     open[depth++] = number;

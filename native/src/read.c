@@ -35,7 +35,7 @@ struct bp_reader_pool {
 struct lease_keys {
     struct bp_buffer bytes;
     struct bp_slice *slices;
-    uint64_t n, max;
+    uint64_t n, max, all;
     size_t *offsets;
 };
 
@@ -54,12 +54,12 @@ static int collect_key(void *arg, struct bp_slice key)
 
 static int lease_keys(struct bp_store *store, const struct bp_wire_read *read, struct lease_keys *keys, struct bp_error *err)
 {
-    uint64_t limit = read->limit == 0 || read->limit > store->limits.scan_page_max ? store->limits.scan_page_max : read->limit;
-    keys->max = limit;
-    keys->slices = calloc(limit, sizeof *keys->slices);
-    keys->offsets = calloc(limit, sizeof *keys->offsets);
+    keys->max = read->limit;
+    keys->slices = calloc(keys->max, sizeof *keys->slices);
+    keys->offsets = calloc(keys->max, sizeof *keys->offsets);
     if (keys->slices != NULL && keys->offsets != NULL) {
         pthread_mutex_lock(&store->apply);
+        keys->all = bp_index_lease_count(store->index, read->lease);
         bp_index_lease_visit(store->index, read->lease, collect_key, keys);
         pthread_mutex_unlock(&store->apply);
     }
@@ -87,7 +87,14 @@ static int read_lease(struct bp_store *store, const struct bp_wire_read *read, s
     struct lease_keys keys = {0};
     int code = read->want_keys ? lease_keys(store, read, &keys, err) : BP_OK;
     if (code == BP_OK) {
-        bp_wire_lease_reply(read->method, revision, read->lease, ttl, remaining, keys.slices, keys.n, reply);
+        struct bp_wire_lease lease = {.revision = revision,
+                                      .lease = read->lease,
+                                      .ttl_ms = ttl,
+                                      .remaining_ms = remaining,
+                                      .key_count = keys.all,
+                                      .keys = keys.slices,
+                                      .n_keys = keys.n};
+        bp_wire_get_lease_reply(&lease, &store->limits, reply);
     }
     free(keys.slices);
     free(keys.offsets);

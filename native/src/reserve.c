@@ -7,7 +7,7 @@
  *   full disk    clients get RESOURCE_EXHAUSTED -> deletes, compaction, checkpoints, cleaning take pieces -> segments are unlinked
  *                -> the tick grows the reserve back -> with it whole and a segment free beside it, clients may write again
  *
- * Its content means nothing and its size need not be durable. A disk too small for it gives half: the rest is for data. All of this is
+ * Its content means nothing; its size is synced when it has grown, so that a power cut on a full disk leaves it there. A disk too small for it gives half: the rest is for data. All of this is
  * best effort; what must hold without it is that a write that finds no space fails and changes nothing.
  */
 #include <errno.h>
@@ -38,6 +38,9 @@ int bp_reserve_open(struct bp_store *store, struct bp_error *err)
     reserve_path(store, path);
     int fd = bp_disk_open(store->disk, BP_SITE_NONE, path, BP_O_WRITE | BP_O_CREATE);
     int rc = fd < 0 ? fd : bp_disk_size(store->disk, fd, &size);
+    if (rc >= 0 && size == 0) {
+        (void)bp_disk_sync_dir(store->disk, BP_SITE_NONE, store->dir); /* new, perhaps */
+    }
     struct bp_reserve *reserve = rc < 0 ? NULL : calloc(1, sizeof *reserve);
     if (reserve == NULL || pthread_mutex_init(&reserve->mutex, NULL) != 0) {
         if (fd >= 0) {
@@ -136,6 +139,7 @@ static uint64_t grow(struct bp_store *store, struct bp_reserve *reserve, uint64_
         }
         atomic_store(&reserve->size, size + step);
         free_bytes -= step;
+        (void)bp_disk_sync(store->disk, BP_SITE_NONE, reserve->fd);
     }
     return free_bytes;
 }

@@ -5,8 +5,8 @@
  *   background       allowance = time since the last look * bytes_per_s, at most ALLOWANCE_MAX; steps until it is used up
  *                    a pass begins PASS_EVERY after the one before it began, or when that one ends
  *
- * Invariants: a step's work is bounded; nothing is pinned or locked between steps but a revision while the state hash is recomputed,
- * which is memory work only.
+ * Invariants: a step's work is bounded; between steps nothing is locked, and nothing pinned but a revision while the state hash is
+ * recomputed, which is memory work only.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -147,6 +147,7 @@ int bp_scrub_background(struct bp_store *store) {
             if (now < scrubber->next_pass_ns || (scrubber->pass = bp_scrub_new(store)) == NULL) {
                 break;
             }
+            scrubber->pass->by_keeper = true;
             scrubber->next_pass_ns = now + PASS_EVERY_NS;
         }
         uint64_t cost = 0;

@@ -4,6 +4,7 @@
  *   log          every segment that another one follows: its end is in that one's header, and nobody writes to it any more
  *   checkpoints  *.ckpt, newest first: CRC and number of each block, order of sections, the trailer's chain of CRCs
  *
+ * Segments are found here by the table and not by the index, so a step holds keeper.mutex: the keeper alone takes segments away.
  * A file that goes away between steps needs no check. Damage to a frame ends the walk of its segment (where the next one begins is not
  * known); values behind it are checked all the same, by the index.
  */
@@ -57,7 +58,7 @@ static int bad_frame(struct bp_scrub *scrub, const char *message, struct bp_find
     return BP_SCRUB_FINDING;
 }
 
-/* Frames of one segment until a step is full. The caller is inside a read section. */
+/* Frames of one segment until a step is full. */
 static int walk_frames(struct bp_scrub *scrub, const struct bp_segment *segment, uint64_t end,
                        struct bp_finding *finding, struct bp_error *err) {
     uint64_t began = scrub->offset;
@@ -88,6 +89,20 @@ static int walk_frames(struct bp_scrub *scrub, const struct bp_segment *segment,
     return BP_SCRUB_MORE;
 }
 
+static int log_step(struct bp_scrub *scrub, struct bp_finding *finding, struct bp_error *err) {
+    const struct bp_segments *segments = scrub->store->segments;
+    if (scrub->offset == 0 && !next_segment(scrub)) {
+        return BP_SCRUB_DONE;
+    }
+    const struct bp_segment *segment = bp_segments_find(segments, scrub->segment);
+    uint64_t end = end_of(segments, scrub->segment);
+    if (segment == NULL || end == 0) {
+        scrub->offset = 0; /* cleaned away */
+        return BP_SCRUB_MORE;
+    }
+    return walk_frames(scrub, segment, end, finding, err);
+}
+
 int bp_scrub_log(struct bp_scrub *scrub, struct bp_finding *finding, struct bp_error *err) {
     struct bp_store *store = scrub->store;
     if (!scrub->reader_made) {
@@ -97,19 +112,12 @@ int bp_scrub_log(struct bp_scrub *scrub, struct bp_finding *finding, struct bp_e
         }
         scrub->reader_made = true;
     }
-    uint32_t token = bp_epoch_enter(&store->epoch);
-    int result = BP_SCRUB_DONE;
-    if (scrub->offset != 0 || next_segment(scrub)) {
-        const struct bp_segment *segment = bp_segments_find(store->segments, scrub->segment);
-        uint64_t end = end_of(store->segments, scrub->segment);
-        result = BP_SCRUB_MORE;
-        if (segment == NULL || end == 0) {
-            scrub->offset = 0; /* cleaned away */
-        } else {
-            result = walk_frames(scrub, segment, end, finding, err);
-        }
+    if (scrub->by_keeper) {
+        return log_step(scrub, finding, err);
     }
-    bp_epoch_leave(&store->epoch, token);
+    pthread_mutex_lock(&store->keeper.mutex);
+    int result = log_step(scrub, finding, err);
+    pthread_mutex_unlock(&store->keeper.mutex);
     return result;
 }
 

@@ -34,6 +34,7 @@ struct bp_scrub_piece {
 
 struct bp_scrub {
     struct bp_store *store;
+    bool by_keeper; /* who holds keeper.mutex already */
     enum bp_scrub_stage stage;
     uint64_t bytes;
 

@@ -19,7 +19,15 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SLAB_SANITIZED 1
+#endif
+#elif defined(__SANITIZE_ADDRESS__)
+#define SLAB_SANITIZED 1
+#endif
+
+#if defined(SLAB_SANITIZED)
 #include <sanitizer/asan_interface.h>
 #define SLAB_POISON(p, n) ASAN_POISON_MEMORY_REGION(p, n)
 #define SLAB_UNPOISON(p, n) ASAN_UNPOISON_MEMORY_REGION(p, n)

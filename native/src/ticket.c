@@ -53,33 +53,20 @@ uint64_t bp_ticket_bytes(const struct bp_ticket *ticket)
     return sizeof *ticket + ticket->request.size;
 }
 
-static bool op_reads(const struct bp_op *op)
-{
-    return op->op == BP_OP_GET || op->op == BP_OP_SCAN || (op->flags & BP_OPF_RETURN_PREVIOUS) != 0;
-}
-
 void bp_ticket_classify(struct bp_ticket *ticket)
 {
     const struct bp_request *request = &ticket->request;
     ticket->grows = request->kind == BP_REQUEST_LEASE_GRANT;
-    ticket->needs_values = false;
-    if (request->kind != BP_REQUEST_KV) {
-        return;
-    }
-    uint32_t ops = (uint32_t)request->n_then + request->n_else;
+    ticket->needs_values = ticket->method != 0 && bp_wire_reads_history(ticket->method, request);
+    uint32_t ops = request->kind == BP_REQUEST_KV ? (uint32_t)request->n_then + request->n_else : 0;
     uint32_t at = request->then_at;
-    /* A Batch is never read from, so its first put settles the question. */
-    for (uint32_t i = 0; i < ops; i++) {
+    for (uint32_t i = 0; i < ops && !ticket->grows; i++) {
         struct bp_op op;
         if (i == request->n_then) {
             at = request->else_at;
         }
         bp_request_op(request, &at, &op);
-        ticket->grows = ticket->grows || op.op == BP_OP_PUT;
-        ticket->needs_values = ticket->needs_values || op_reads(&op);
-        if (ticket->grows && (ticket->needs_values || ticket->method == BP_METHOD_BATCH)) {
-            return;
-        }
+        ticket->grows = op.op == BP_OP_PUT;
     }
 }
 

@@ -1,8 +1,9 @@
 /*
  * The set of keys already written (see wire_cover.h for the drawing).
  *
- * Invariant: spans[i].start < spans[i].end <= spans[i + 1].start, as places between keys. A bound "behind k" lies before every key
- * that is greater than k: it is the same place as "before k followed by a byte 0", without needing that key to exist.
+ * Invariant: spans[i].start < spans[i].end <= spans[i + 1].start, as places between keys. A bound
+ * "behind k" lies before every key that is greater than k: it is the same place as "before k
+ * followed by a byte 0", without needing that key to exist.
  */
 #include "wire_cover.h"
 

@@ -1,9 +1,10 @@
 /*
- * What the earlier ops of a branch have written: a set of keys and ranges, kept as sorted, disjoint spans.
+ * What the earlier ops of a branch have written: a set of keys and ranges, kept as sorted, disjoint
+ * spans.
  *
  *   covered   |--span--|      |       |----span----|
  *   a range        <=======================>
- *   its pieces     in  | out  |  out  | in |           `in` is read after the request, `out` before it
+ *   its pieces     in  | out  |  out  | in |       `in` is read after the request, `out` before
  */
 #ifndef BP_WIRE_COVER_H
 #define BP_WIRE_COVER_H
@@ -44,7 +45,9 @@ struct bp_wire_piece {
     bool covered;
     uint8_t start_key[BP_STORED_KEY_MAX + 2], end_key[BP_STORED_KEY_MAX + 2]; /* not initialised */
 };
-struct bp_wire_pieces bp_wire_cover_pieces(const struct bp_wire_cover *cover, struct bp_slice start, struct bp_slice end);
-void bp_wire_cover_piece(const struct bp_wire_pieces *pieces, uint32_t i, struct bp_wire_piece *piece);
+struct bp_wire_pieces bp_wire_cover_pieces(const struct bp_wire_cover *cover, struct bp_slice start,
+                                           struct bp_slice end);
+void bp_wire_cover_piece(const struct bp_wire_pieces *pieces, uint32_t i,
+                         struct bp_wire_piece *piece);
 
 #endif

@@ -4,7 +4,8 @@
  *   Put, Delete, Txn, Batch, GrantLease, RevokeLease  -->  call.request   [op encoding, ops.h]
  *   Get, Scan, GetLease, KeepAlive                    -->  call.read      [stored keys it owns]
  *
- * A value goes from the client's bytes into the request once: one copy and one checksum, no tree in between.
+ * A value goes from the client's bytes into the request once: one copy and one checksum, no tree in
+ * between.
  */
 #include <assert.h>
 #include <stdlib.h>
@@ -81,7 +82,9 @@ static int bad_token(struct bp_error *err, const char *what) {
     return bp_wire_fail(err, &no_path, "page_token", BP_REASON_PAGE_TOKEN_INVALID, "%s", what);
 }
 
-/* Move the range to where the token says. It must be ours, for this range, direction and revision. */
+/*
+ * Move the range to where the token says. It must be ours, for this range, direction and revision.
+ */
 static int apply_token(struct bp_slice bytes, struct bp_wire_read *read, struct bp_error *err) {
     struct bp_token token;
     if (!bp_token_parse(bytes, &token)) {

@@ -1,9 +1,11 @@
 /*
- * The tests' window: a decoded request encoded again, as protobuf of the message it came from, in one normal form (see wire.h).
+ * The tests' window: a decoded request encoded again, as protobuf of the message it came from, in
+ * one normal form (see wire.h).
  *
- *   client bytes --bp_wire_decode--> request or read --describe--> protobuf --google.protobuf--> the same message?
+ *   client bytes --bp_wire_decode--> request or read --describe--> protobuf, the same message?
  *
- * It encodes from what the engine understood, not from the client's fields, so a field that decoding lost or confused shows.
+ * It encodes from what the engine understood, not from the client's fields, so a field that
+ * decoding lost or confused shows.
  */
 #include "wire_fields.h"
 
@@ -11,7 +13,10 @@ static struct bp_slice client_key(struct bp_slice stored) {
     return bp_slice(stored.data + 1, stored.size - 1);
 }
 
-/* The end of the keyspace is the next keyspace byte: clients write it as nothing (scans) or as one byte 0 (deletes). */
+/*
+ * The end of the keyspace is the next keyspace byte: clients write it as nothing (scans) or as one
+ * byte 0 (deletes).
+ */
 static bool is_open_end(uint8_t keyspace, struct bp_slice end) {
     return end.size == 1 && end.data[0] == keyspace + 1;
 }

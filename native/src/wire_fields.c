@@ -2,9 +2,10 @@
  * The messages that requests share (see wire_fields.h).
  *
  *   TxnRequest.then_ops[3] = { put = { key, value, lease_id, keep_lease } }
- *                  path: list "then_ops", index 3, member "put"      error field: "then_ops[3].put.key"
+ *                  path: list "then_ops", index 3, member "put"   field: "then_ops[3].put.key"
  *
- * Invariant: nothing is judged before its whole message is read, because a later field replaces an earlier one.
+ * Invariant: nothing is judged before its whole message is read, because a later field replaces an
+ * earlier one.
  */
 #include "wire_fields.h"
 
@@ -197,7 +198,10 @@ int bp_wire_check_consistency(uint32_t consistency, bool *serializable, struct b
     return BP_OK;
 }
 
-/* The first key behind all that begin with `prefix`: its last byte below 0xff plus one. Empty when there is none. */
+/*
+ * The first key behind all that begin with `prefix`: its last byte below 0xff plus one. Empty when
+ * there is none.
+ */
 static struct bp_slice prefix_end(struct bp_slice prefix, uint8_t successor[BP_KEY_MAX]) {
     size_t n = prefix.size;
     while (n > 0 && prefix.data[n - 1] == 0xff) {

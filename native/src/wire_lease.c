@@ -1,5 +1,6 @@
 /*
- * Lease calls: their requests, and the replies that come from the lease table rather than from history.
+ * Lease calls: their requests, and the replies that come from the lease table rather than from
+ * history.
  *
  *   GrantLease   LEASE_GRANT   u64 id (0: the driver chooses), u64 ttl_ms
  *   RevokeLease  LEASE_REVOKE  u64 1, u64 id

@@ -1,10 +1,11 @@
 /*
  * Pipeline frames: many requests in one message, many results in another.
  *
- *   PipelineRequest  { ops: [ { id, put | delete | get | txn | batch } ... ] }   -->  calls, each good or bad alone
- *   PipelineResponse { revision, results: [ { id, put | ... | error } ... ] }    <--  the methods' own reply bytes, wrapped
+ *   PipelineRequest  { ops: [ { id, put | delete | get | txn | batch } ... ] }  --> calls
+ *   PipelineResponse { revision, results: [ { id, put | ... | error } ... ] }   <-- their replies
  *
- * An op is decoded by the same function as a call of its own. Bytes that are no protobuf anywhere in the frame fail the frame.
+ * An op is decoded by the same function as a call of its own. Bytes that are no protobuf anywhere
+ * in the frame fail the frame.
  */
 #include <assert.h>
 #include <stdlib.h>
@@ -20,7 +21,10 @@ enum { MEMBER_FIRST = 2, MEMBER_LAST = 6, MEMBER_ERROR = 7 };
 
 static const struct bp_wire_path no_path = {0};
 
-/* A PipelineOp as it stands: the member that came last. `merged` owns the bytes when it came in several parts. */
+/*
+ * A PipelineOp as it stands: the member that came last. `merged` owns the bytes when it came in
+ * several parts.
+ */
 struct outline {
     uint64_t id;
     uint32_t member;

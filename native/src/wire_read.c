@@ -1,13 +1,14 @@
 /*
  * Get and Scan, and the steps all reads are made of (see wire_read.h).
  *
- *   scan [a, z):   [ step ][ step ][ st|         each: enter, gather <= STEP_KEYS keys, read their values, leave
- *                                      ^ page full: `next`, the first key not written, goes into the page token
+ *   scan [a, z):   [ step ][ step ][ st|  each: enter, gather <= STEP_KEYS keys, read values, leave
+ *                                      ^ page full: `next`, the first key not written
  *
  * Invariants
- *   - The read section is entered before the index is looked at and left after the values are read: the cleaner unlinks no segment
- *     that a gathered version still names.
- *   - A page never passes its budget, counted in encoded bytes, but for its first key; and every step takes at least one key.
+ *   - The read section is entered before the index is looked at and left after the values are read:
+ *     the cleaner unlinks no segment that a gathered version still names.
+ *   - A page never passes its budget, counted in encoded bytes, but for its first key; and every
+ *     step takes at least one key.
  */
 #include "wire_read.h"
 
@@ -198,7 +199,10 @@ int bp_wire_page_range(struct bp_wire_page *page, struct bp_slice start, struct 
         if (code != BP_OK || !step->full || page->more) {
             return code;
         }
-        /* Every step takes at least one key, so this ends: go on behind the last one (before it, when descending). */
+        /*
+         * Every step takes at least one key, so this ends: go on behind the last one (before it,
+         * when descending).
+         */
         struct bp_slice last = step_key(step, step->n - 1);
         memcpy(step->cursor, last.data, last.size);
         step->cursor[last.size] = 0;

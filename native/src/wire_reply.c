@@ -3,11 +3,12 @@
  *
  *   state before (revision - 1) --op 0--op 1--op 2-- ... --> state after (revision)
  *
- *   Op i reads the state after for keys that ops 0 .. i-1 wrote (the cover), the state before for all others. That is exact because a
- *   branch writes a key at most once: what an earlier op wrote, no later op changes, except to delete the deleted again.
+ * Op i reads the state after for keys that ops 0 .. i-1 wrote (the cover), the state before for all
+ * others. That is exact because a branch writes a key at most once: what an earlier op wrote, no
+ * later op changes, except to delete the deleted again.
  *
- * Invariant: a reply never shows half of what it should. Where it needs history and that no longer reaches the state before, there is
- * no reply but REVISION_COMPACTED.
+ * Invariant: a reply never shows half of what it should. Where it needs history and that no longer
+ * reaches the state before, there is no reply but REVISION_COMPACTED.
  */
 #include "wire_cover.h"
 #include "wire_read.h"

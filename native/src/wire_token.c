@@ -1,7 +1,8 @@
 /*
  * Page tokens (see wire_token.h for the drawing).
  *
- * Invariant: parse accepts exactly the bytes append made, for any key of 1 to BP_STORED_KEY_MAX bytes.
+ * Invariant: parse accepts exactly the bytes append made, for any key of 1 to BP_STORED_KEY_MAX
+ * bytes.
  */
 #include "wire_token.h"
 

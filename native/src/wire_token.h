@@ -4,8 +4,9 @@
  *   0 u8 version (1)  1 u8 zero  2 u16 key size  4 u32 CRC32C of the token with this field 0
  *   8 u64 revision   16 u32 binding  20 u32 zero   24 stored key
  *
- * The binding is a checksum of the range and direction, so that a token cannot be carried to another scan by mistake. A token is not a
- * secret and grants nothing: what it names is checked against the request it comes with.
+ * The binding is a checksum of the range and direction, so that a token cannot be carried to
+ * another scan by mistake. A token is not a secret and grants nothing: what it names is checked
+ * against the request it comes with.
  */
 #ifndef BP_WIRE_TOKEN_H
 #define BP_WIRE_TOKEN_H

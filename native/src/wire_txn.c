@@ -6,7 +6,8 @@
  *   2nd pass      compares            straight into the builder
  *   3rd, 4th      then-ops, else-ops  the same; passes for what is absent are left out
  *
- * Invariant: what is built names no key twice (ops_keys.c), so the order of its effects cannot matter where the contract says so.
+ * Invariant: what is built names no key twice (ops_keys.c), so the order of its effects cannot
+ * matter where the contract says so.
  */
 #include "wire_fields.h"
 
@@ -67,7 +68,10 @@ static int add_compare(const struct txn_build *b, struct bp_slice message,
 
 /* ---- ops ------------------------------------------------------------------------------------ */
 
-/* A TxnOp: the member of its oneof that came last, with what earlier occurrences of the same member said. */
+/*
+ * A TxnOp: the member of its oneof that came last, with what earlier occurrences of the same member
+ * said.
+ */
 struct txn_op {
     uint32_t member; /* field number, 0 none */
     struct bp_wire_put put;
@@ -232,7 +236,9 @@ static int add_else(const struct txn_build *b, struct bp_slice message, struct b
     return add_txn_op(b, 1, message, path);
 }
 
-/* Add every element of one list, in order. The outline found the message well formed at this level. */
+/*
+ * Add every element of one list, in order. The outline found the message well formed at this level.
+ */
 static int add_list(const struct txn_build *b, struct bp_slice message, uint32_t number,
                     const char *list, uint32_t count, add_element add) {
     struct bp_pb_reader r = bp_pb_read(message);
@@ -253,7 +259,10 @@ static int add_list(const struct txn_build *b, struct bp_slice message, uint32_t
 static void begin(struct bp_wire_call *call, struct bp_slice message, uint64_t n_ops,
                   struct bp_slice id) {
     call->is_write = true;
-    /* Per op our header and padding take at most 40 bytes more than protobuf's: usually one allocation. */
+    /*
+     * Per op our header and padding take at most 40 bytes more than protobuf's: usually one
+     * allocation.
+     */
     bp_builder_reserve(&call->request, message.size + 40u * n_ops + 128u);
     bp_builder_begin(&call->request, BP_REQUEST_KV, id, 0);
 }

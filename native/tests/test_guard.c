@@ -1,5 +1,6 @@
 /*
- * The guard: who gets in, in which order refusals come, what is counted, and tokens replaced under load.
+ * The guard: who gets in, in which order refusals come, what is counted, and tokens replaced under
+ * load.
  */
 #include "guard.h"
 

@@ -1,5 +1,6 @@
 /*
- * The op encoding: golden bytes, round trips, refusal of everything else, and the duplicate-key rule against a naive one.
+ * The op encoding: golden bytes, round trips, refusal of everything else, and the duplicate-key
+ * rule against a naive one.
  */
 #include "ops.h"
 

@@ -1,5 +1,6 @@
 /*
- * Requests of KVService: what is understood of them, what is refused and with which reason and field, and what no bytes can do.
+ * Requests of KVService: what is understood of them, what is refused and with which reason and
+ * field, and what no bytes can do.
  */
 #include "wire.h"
 

@@ -1,7 +1,9 @@
 /*
- * Replies: reads in pages, and the results of writes told from history, over the real index and real segments on a simulated disk.
+ * Replies: reads in pages, and the results of writes told from history, over the real index and
+ * real segments on a simulated disk.
  *
- * Replies are compared as text. A KeyValue reads key=value@mod, with /create after it where that differs, and #version from the second on.
+ * Replies are compared as text. A KeyValue reads key=value@mod, with /create after it where that
+ * differs, and #version from the second on.
  */
 #include "check.h"
 
@@ -455,7 +457,10 @@ static bool page_token(struct fixture *f, struct bp_buffer *token) {
     return false;
 }
 
-/* Scan everything in pages of `limit` keys; each key must come once, in order, of the same revision. */
+/*
+ * Scan everything in pages of `limit` keys; each key must come once, in order, of the same
+ * revision.
+ */
 static uint32_t walk_pages(struct fixture *f, uint32_t n_keys, uint64_t limit, bool reverse) {
     struct bp_buffer token = {0};
     uint32_t pages = 0, seen = 0;
@@ -760,6 +765,11 @@ static void test_a_txn_reply_stays_within_its_budget(void) {
     expect_write(f, BP_METHOD_TXN, &m, true,
                  " rev 3 ok 1 [get a=<600>@1] [get b=@2 omitted 1] [scan more 1]"
                  " [scan a=@1 b=@2 count 2] [scan more 1]");
+    for (uint32_t most = 250; most < 1600; most++) {
+        f->limits.reply_bytes_max = most;
+        write_call(f, BP_METHOD_TXN, &m, true);
+        CHECK(f->reply.size <= most);
+    }
     bp_buffer_free(&m);
     close_fixture(f);
 }

@@ -32,9 +32,7 @@ def key(request: pytest.FixtureRequest) -> bytes:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[MakeDaemon]:
-    """Start daemons on this test's directory; each is stopped at the end and must exit 0, unless the
-    test ended it.
-    """
+    """Start daemons on this test's directory; those still running at the end must exit 0."""
     with ExitStack() as stack:
 
         def run(*settings: str, **options: object) -> Daemon:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from bedplate.api.kv.v1.kv_pb2_grpc import KVServiceStub
 
@@ -198,6 +199,11 @@ class Daemon:
 
     def kv(self, credentials: grpc.ChannelCredentials | None = None) -> KVServiceStub:
         return KVServiceStub(self.channel(credentials))
+
+    def health(self) -> Any:
+        """A stub of grpc.health.v1.Health."""
+        make: Any = HealthStub
+        return make(self.channel())
 
     def close_channels(self) -> None:
         while self._channels:

@@ -22,7 +22,8 @@ class Refusal:
 
 def refusal(error: grpc.RpcError) -> Refusal:
     """The details of a failed call, all of which must be of this contract."""
-    status = rpc_status.from_call(error)
+    call: Any = error  # what grpc raises is both
+    status = rpc_status.from_call(call)
     assert status is not None, error
     info, field, retry_ms = ErrorInfo(), "", None
     for packed in status.details:
@@ -36,8 +37,7 @@ def refusal(error: grpc.RpcError) -> Refusal:
             assert packed.Unpack(info), packed
     assert info.domain == "bedplate"
     assert info.reason
-    code: grpc.StatusCode = error.code()  # type: ignore[attr-defined]
-    return Refusal(code, info.reason, field, dict(info.metadata), retry_ms, status.message)
+    return Refusal(call.code(), info.reason, field, dict(info.metadata), retry_ms, status.message)
 
 
 def refused(call: Callable[..., Any], *arguments: Any, **keywords: Any) -> Refusal:

@@ -3,12 +3,12 @@
 import hashlib
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from bedplate.api.kv.v1.kv_pb2 import (
     GetRequest,
@@ -26,6 +26,7 @@ from tests.integration.refusals import Refusal, refused
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
 DENIED = grpc.StatusCode.PERMISSION_DENIED
 Metadata = tuple[tuple[str, str], ...]
+Calls = dict[str, Callable[[Metadata | None], object]]
 
 
 def bearer(token: str) -> Metadata:
@@ -71,12 +72,12 @@ def test_a_call_needs_a_token_that_is_known_and_holds_the_scope(guarded: Daemon)
 def test_every_method_asks_for_its_scope(guarded: Daemon) -> None:
     kv = guarded.kv()
     frame = PipelineRequest(ops=[PipelineOp(id=1, get=GetRequest(key=b"k"))])
-    reads = {
+    reads: Calls = {
         "Get": lambda m: kv.Get(GetRequest(key=b"k"), metadata=m),
         "Scan": lambda m: kv.Scan(ScanRequest(), metadata=m),
         "Watch": lambda m: next(kv.Watch(WatchRequest(), metadata=m)),
     }
-    writes = {
+    writes: Calls = {
         "Put": lambda m: kv.Put(PutRequest(key=b"k"), metadata=m),
         "GrantLease": lambda m: kv.GrantLease(GrantLeaseRequest(ttl_seconds=60), metadata=m),
         "Pipeline": lambda m: next(kv.Pipeline(iter([frame]), metadata=m)),
@@ -91,7 +92,7 @@ def test_every_method_asks_for_its_scope(guarded: Daemon) -> None:
 
 
 def test_probes_need_no_token(guarded: Daemon) -> None:
-    status = HealthStub(guarded.channel()).Check(HealthCheckRequest()).status
+    status = guarded.health().Check(HealthCheckRequest()).status
     assert status == HealthCheckResponse.SERVING
     assert guarded.get("/readyz")[0] == 200
 
@@ -174,7 +175,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def credentials(pki: Path, client: str | None = None) -> grpc.ChannelCredentials:
-    pair = ()
+    pair: tuple[bytes, ...] = ()
     if client is not None:
         pair = ((pki / f"{client}.key").read_bytes(), (pki / f"{client}.pem").read_bytes())
     return grpc.ssl_channel_credentials((pki / "authority.pem").read_bytes(), *pair)

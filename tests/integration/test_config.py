@@ -28,7 +28,10 @@ def bedplated(directory: Path, *arguments: str, **environment: str) -> tuple[int
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("--set", "log.durabilty=fsync"), "unknown configuration key log.durabilty (command line)"),
+        (
+            ("--set", "log.durabilty=x"),
+            "unknown configuration key log.durabilty (command line)",
+        ),
         (("--set", "nonsense"), "--set nonsense: expected SECTION.KEY=VALUE"),
         (("--config", "absent.toml"), "cannot read configuration file absent.toml"),
         (("--config", "bad.toml"), "unknown configuration key server.prot (file bad.toml)"),
@@ -65,9 +68,7 @@ def test_a_bad_variable_is_named(tmp_path: Path) -> None:
 
 def test_a_bad_failpoint_is_refused(tmp_path: Path) -> None:
     data = ("--data-dir", str(tmp_path / "data"))
-    code, output = run_to_end(
-        tmp_path, *data, *ANYWHERE, "--set", "failpoints.log.sync=nonsense@1"
-    )
+    code, output = run_to_end(tmp_path, *data, *ANYWHERE, "--set", "failpoints.log.sync=nonsense@1")
     armed, refusal = output.splitlines()
     assert "failpoints_armed" in armed
     assert code == 2

@@ -107,8 +107,7 @@ def test_open_calls_are_counted_and_made_room_for(start: MakeDaemon) -> None:
     def served() -> bool:
         try:
             kv.Get(GetRequest(key=b"k"))
-        except grpc.RpcError as error:
-            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        except grpc.RpcError:
             return False
         return True
 

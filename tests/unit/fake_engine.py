@@ -6,7 +6,7 @@ in before a request (`before`), look at what was asked (`requests`) and declare 
 
 import bisect
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import NamedTuple
 
 from bedplate.api.kv.v1 import kv_pb2
@@ -231,7 +231,7 @@ def _check_range(start: bytes, end: bytes) -> None:
         raise _error(Code.INVALID_ARGUMENT, "RANGE_INVALID")
 
 
-def _check_branch(ops: "list[kv_pb2.TxnOp]") -> None:
+def _check_branch(ops: Collection[kv_pb2.TxnOp]) -> None:
     """A branch writes a key at most once."""
     for op in ops:
         if op.HasField("delete"):

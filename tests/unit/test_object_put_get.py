@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from bedplate.api.object.v1 import object_pb2 as pb
-from bedplate.native.store import crc32c
+from bedplate.errors import BedplateError, Code
+from bedplate.native.store import Method, crc32c
 from tests.unit.object_harness import MIB, Context, failing, make, pattern
 
 
@@ -179,6 +180,22 @@ async def test_a_cancelled_upload_leaves_nothing_and_gives_its_budget_back() -> 
     assert not objects.leftovers()
 
 
+async def test_a_full_queue_slows_an_upload_down_and_nothing_else() -> None:
+    objects = await make()
+    refusals = 5
+
+    async def refuse(method: Method, request: bytes) -> None:
+        nonlocal refusals
+        if len(request) > MIB and refusals:
+            refusals -= 1
+            raise BedplateError("full", code=Code.RESOURCE_EXHAUSTED, reason="QUEUE_FULL")
+
+    objects.engine.before = refuse
+    await objects.put("k", pattern(10 * MIB))
+    assert not refusals
+    assert (await objects.get("k"))[1] == pattern(10 * MIB)
+
+
 async def test_streams_out_of_shape_are_malformed() -> None:
     objects = await make()
     put = objects.handlers["PutObject"].stream_unary
@@ -278,6 +295,11 @@ async def test_of_two_creators_exactly_one_wins(size: int) -> None:
 async def test_of_two_processes_exactly_one_wins() -> None:
     one = await make()
     others = [await make(one.engine) for _ in range(7)]
+
+    async def take_turns(method: Method, request: bytes) -> None:
+        await asyncio.sleep(0)
+
+    one.engine.before = take_turns
     conditions = pb.Conditions(if_none_match="*")
     outcomes = await asyncio.gather(
         *(each.put("k", b"%d" % i, conditions=conditions) for i, each in enumerate([one, *others])),

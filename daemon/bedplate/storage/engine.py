@@ -18,7 +18,7 @@ from bedplate.native.completions import CompletionQueue
 from bedplate.native.errors import StoreError, closed
 from bedplate.native.options import Options
 from bedplate.native.status import Status
-from bedplate.native.store import Keyspace, Method, NativeStore, Outcome, read_outcome
+from bedplate.native.store import NativeStore, Outcome, read_outcome
 from bedplate.storage.watch import WatchStream
 
 _WATCH_THREADS = 4
@@ -100,7 +100,7 @@ class Engine:
         if native is not None:
             await asyncio.to_thread(native.close)
 
-    async def call(self, method: Method, keyspace: Keyspace, request: bytes) -> bytes:
+    async def call(self, method: int, keyspace: int, request: bytes) -> bytes:
         """One KV request as protobuf bytes; its reply's bytes. Raises StoreError."""
         native, queue, cookie, future = self._begin()
         try:
@@ -109,7 +109,7 @@ class Engine:
         finally:
             self._pending.pop(cookie, None)
 
-    def frame(self, keyspace: Keyspace, frame: bytes) -> asyncio.Future[Reply]:
+    def frame(self, keyspace: int, frame: bytes) -> asyncio.Future[Reply]:
         """Submit one PipelineRequest now; a future of its PipelineResponse. Frames take effect in
         the order submitted. Raises StoreError, and then nothing of the frame ran.
         """
@@ -132,7 +132,7 @@ class Engine:
 
     async def value(
         self,
-        keyspace: Keyspace,
+        keyspace: int,
         key: bytes,
         *,
         revision: int = 0,
@@ -168,7 +168,7 @@ class Engine:
         finally:
             self._pending.pop(cookie, None)
 
-    def watch(self, keyspace: Keyspace, request: bytes) -> WatchStream:
+    def watch(self, keyspace: int, request: bytes) -> WatchStream:
         """The responses of one WatchRequest; close the stream to end the watch. Raises StoreError
         when it cannot begin.
         """

@@ -8,6 +8,7 @@ Nothing is read ahead of the consumer, so a slow client holds back its own watch
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
+from typing import Self
 
 from bedplate.native.errors import closed
 from bedplate.native.watch import NativeWatch, Step
@@ -38,7 +39,7 @@ class WatchStream:
         """There may be something to take."""
         self._ready.set()
 
-    def __aiter__(self) -> "WatchStream":
+    def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:

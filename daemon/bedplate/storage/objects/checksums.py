@@ -6,7 +6,7 @@ crc32_combine).
 """
 
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from bedplate.native.store import crc32c
 
@@ -26,14 +26,21 @@ def combine(parts: Iterable[tuple[int, int]]) -> int:
 
 @lru_cache(maxsize=1024)
 def _shift(size: int) -> int:
-    """x^(8 * size) mod P, by squaring."""
-    power, square = _ONE, 1 << 23  # x^8
-    while size:
-        if size & 1:
-            power = _multiply(square, power)
-        square = _multiply(square, square)
-        size >>= 1
-    return power
+    """x^(8 * size) mod P, out of the powers for each bit of the size."""
+    shift = _ONE
+    for bit in range(size.bit_length()):
+        if size >> bit & 1:
+            shift = _multiply(_power(bit), shift)
+    return shift
+
+
+@cache
+def _power(bit: int) -> int:
+    """x^(8 * 2^bit) mod P."""
+    if bit == 0:
+        return 1 << 23
+    half = _power(bit - 1)
+    return _multiply(half, half)
 
 
 def _multiply(a: int, b: int) -> int:

@@ -1,5 +1,6 @@
 """Keyspace "o" as the object store uses it: typed reads, scans and transactions over the engine."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -10,6 +11,7 @@ from bedplate.native.store import Keyspace, Method
 from bedplate.storage.objects import keys, wire
 
 SPACE = Keyspace.OBJECT
+_QUEUE_FULL_ATTEMPTS = 300  # about half a minute
 
 
 class Reply(Protocol):
@@ -150,10 +152,20 @@ class Store:
         return Committed(reply.succeeded, reply.revision, found)
 
     async def put_chunk(self, guard: bytes, key: bytes, pieces: Sequence[wire.Buffer]) -> bool:
-        """Store one chunk if what `wire.guard` was made of is there; whether it was."""
+        """Store one chunk if what `wire.guard` was made of is there; whether it was. While the
+        engine's queue is full it waits, and so does whoever sends the data.
+        """
         request = wire.chunk_txn(guard, key, pieces)
-        reply = await self._engine.call(Method.TXN, SPACE, request)
-        return kv_pb2.TxnResponse.FromString(reply).succeeded
+        for attempt in range(_QUEUE_FULL_ATTEMPTS):
+            try:
+                reply = await self._engine.call(Method.TXN, SPACE, request)
+            except BedplateError as error:
+                if error.reason != "QUEUE_FULL" or attempt + 1 == _QUEUE_FULL_ATTEMPTS:
+                    raise
+                await asyncio.sleep(min(0.001 * 2**attempt, 0.1))
+            else:
+                return kv_pb2.TxnResponse.FromString(reply).succeeded
+        raise AssertionError("unreachable")
 
     async def delete_range(self, first: bytes, end: bytes) -> int:
         """Delete [first, end); the number of keys that were there."""

@@ -1,0 +1,163 @@
+"""`make bench BENCH_ARGS="..."`: every measurement of the table, and the result file.
+
+    engine    put  latency  async  reads  recovery  memory  checksum     bedplate-bench, db_bench
+    network   batches  unary  objects                                    bedplated, etcd, Redis, dd
+
+All data lies in one scratch directory, which is removed at the end, also after Ctrl-C and SIGTERM.
+Exit code 0: everything was measured, whether or not it met its goal; 1: something was not; 2: usage.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+
+from bench import engine, machine, network, objects, servers
+from bench.process import BenchError, Journal, run_text
+from bench.report import Report, Row, failed, table
+from bench.rocksdb import RocksDB
+from bench.setting import OUR_PROGRAMS, ROOT, Setting
+
+Work = Callable[[Setting], list[Row]]
+
+WORKS: dict[str, Work] = {
+    "put": engine.durable_put,
+    "latency": engine.put_latency,
+    "async": engine.async_batches,
+    "reads": engine.reads,
+    "recovery": engine.recovery,
+    "memory": engine.memory,
+    "checksum": engine.checksum,
+    "batches": network.batches,
+    "unary": network.unary,
+    "objects": objects.objects,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure; the exit code."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    run_text(["make", "--no-print-directory", "-C", str(ROOT / "bench")], Journal(ROOT))
+    options.scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bedplate-bench-", dir=options.scratch) as scratch:
+        return _run(options, Path(scratch))
+
+
+def _run(options: argparse.Namespace, scratch: Path) -> int:
+    started = time.monotonic()
+    journal = Journal(scratch)
+    setting = Setting(
+        scratch=scratch,
+        journal=journal,
+        rounds=2 if options.quick else options.rounds,
+        pairs=3 if options.quick else options.pairs,
+        seconds=1.0 if options.quick else options.seconds,
+        keys=50_000 if options.quick else options.keys,
+        object_bytes=(64 << 20) if options.quick else options.object_mib << 20,
+        deadline=started + options.budget,
+        started=started,
+    )
+    report = Report(machine.describe(scratch), _versions(setting), journal, options.output)
+    broken = 0
+    for name in options.only or WORKS:
+        try:
+            rows = WORKS[name](setting)
+        except BenchError as error:
+            broken += 1
+            setting.say(f"{name}: {error}")
+            rows = [failed(name, str(error))]
+        report.add(rows, time.monotonic() - started)
+        _empty(scratch)
+    print("\n".join(table(report.rows)))
+    for row in report.missed():
+        print(f"missed: {row.work}: {row.ours} {row.ratio} (goal {row.goal})", file=sys.stderr)
+    print(f"written to {options.output.with_suffix('.md')}", file=sys.stderr)
+    return 1 if broken else 0
+
+
+def _versions(setting: Setting) -> dict[str, str]:
+    """Of everything measured; what is missing is said here and fails its rows."""
+    readers: dict[str, Callable[[], str]] = {
+        "bedplate-bench": lambda: run_text(
+            [str(OUR_PROGRAMS / "bedplate-bench"), "--version"], Journal(setting.scratch)
+        ).strip(),
+        "RocksDB": lambda: RocksDB.find(setting).version(),
+        "etcd": lambda: ", ".join(servers.etcd_programs()),
+        "Redis": servers.redis_version,
+        "source": _revision,
+    }
+    found = {}
+    for name, read in readers.items():
+        try:
+            found[name] = read()
+        except BenchError as error:
+            found[name] = str(error)
+    return found
+
+
+def _revision() -> str:
+    """The commit, and whether the tree differs from it."""
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=10"]
+    finished = subprocess.run(git, capture_output=True, text=True, check=False)
+    return finished.stdout.strip() or "not a git checkout"
+
+
+def _empty(scratch: Path) -> None:
+    """Nothing of one work is left for the next to be slowed by; what was written reaches the disk."""
+    for path in scratch.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+    os.sync()
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt  # so that every block stops its server and removes its files
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="make bench", description="Measure Bedplate beside other systems."
+    )
+    parser.add_argument("--only", nargs="+", choices=WORKS, help="these works alone")
+    parser.add_argument("--quick", action="store_true", help="small and short: does it all run?")
+    parser.add_argument("--rounds", type=int, default=5, help="of each comparison (5)")
+    parser.add_argument("--pairs", type=int, default=11, help="of put and raw write (11)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of one measured part (2)")
+    parser.add_argument("--keys", type=int, default=1_000_000, help="keys in the stores (1000000)")
+    parser.add_argument("--object-mib", type=int, default=1024, help="size of the object (1024)")
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=780.0,
+        help="seconds after which every comparison stops at its next round (780)",
+    )
+    parser.add_argument(
+        "--scratch",
+        type=Path,
+        default=ROOT / "build" / "bench-data",
+        help="directory for data, on the disk to measure (build/bench-data)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=ROOT / "bench" / "results" / "storage",
+        help="result files without suffix (bench/results/storage)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,6 +1,7 @@
 """One large object over gRPC beside `dd conv=fsync` into the same file system."""
 
 import re
+from functools import partial
 
 from bench.process import BenchError, peak_resident_bytes, reset_peak_resident, run_text
 from bench.profile import profile_server
@@ -30,12 +31,10 @@ def objects(setting: Setting) -> list[Row]:
         put_met, get_met = share.median >= PUT_SHARE, spreads["get"].median >= GET_MB_S
         profile = ""
         if not put_met or not get_met:
-            work = "object-get" if put_met else "object-put"
-            profile = profile_server(
-                setting,
-                endpoint.pid,
-                lambda: _transfer(setting, endpoint, work, 0 if put_met else 99),
-            )
+            again = partial(_transfer, setting, endpoint, "object-put", number + 1)
+            if put_met:
+                again = partial(_transfer, setting, endpoint, "object-get", number)
+            profile = profile_server(setting, endpoint.pid, again)
     return [
         Row(
             f"object of {size} over gRPC, put",

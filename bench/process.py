@@ -55,8 +55,9 @@ def run_text(argv: Sequence[str], journal: Journal, *, cwd: Path | None = None) 
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BenchError(f"{argv[0]}: {error}") from error
     if finished.returncode != 0:
-        tail = finished.stdout.strip()[-500:]
-        raise BenchError(f"{shlex.join(argv)} gave {finished.returncode}: {tail}")
+        lines = finished.stdout.strip().splitlines()
+        name = Path(argv[0]).name
+        raise BenchError(f"{name} gave {finished.returncode}: {lines[-1] if lines else ''}")
     return finished.stdout
 
 
@@ -64,7 +65,7 @@ def run_records(argv: Sequence[str], journal: Journal) -> list[Record]:
     """Run one of our own programs; its JSON lines. Raises BenchError."""
     lines = [line for line in run_text(argv, journal).splitlines() if line.startswith("{")]
     if not lines:
-        raise BenchError(f"{shlex.join(argv)} printed no result")
+        raise BenchError(f"{Path(argv[0]).name} printed no result")
     return [json.loads(line) for line in lines]
 
 
@@ -87,18 +88,21 @@ def server(
             argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )
     try:
-        _wait_ready(process, ready, log)
+        _wait_ready(process, argv, ready, log)
         yield process
     finally:
         _stop(process)
 
 
-def _wait_ready(process: subprocess.Popen[bytes], ready: Callable[[], bool], log: Path) -> None:
+def _wait_ready(
+    process: subprocess.Popen[bytes], argv: Sequence[str], ready: Callable[[], bool], log: Path
+) -> None:
     until = time.monotonic() + START_SECONDS_MAX
     while not ready():
         if process.poll() is not None or time.monotonic() > until:
-            tail = log.read_text(encoding="utf-8", errors="replace")[-500:]
-            raise BenchError(f"{process.args!r} did not start: {tail}")
+            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            name = Path(str(argv[0])).name
+            raise BenchError(f"{name} did not start: {lines[-1] if lines else 'it said nothing'}")
         time.sleep(0.02)
 
 

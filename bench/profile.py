@@ -21,8 +21,7 @@ def profile_command(setting: Setting, argv: Sequence[str]) -> str:
         return _times_of(argv)
     data = setting.scratch / "perf.data"
     setting.say("profile: " + " ".join(argv[1:3]))
-    command = [perf, "record", "-q", "-F", "997", "-e", "cpu-clock", "-o", str(data), *argv]
-    output = _run(command, setting.scratch)
+    output = _run([*_record(perf, data), *argv], setting.scratch)
     return _text(output, _symbols(perf, data, setting.scratch))
 
 
@@ -70,6 +69,11 @@ def profile_server(setting: Setting, pid: int, work: Callable[[], object]) -> st
     return _text("\n".join(lines), symbols)
 
 
+def _record(perf: str, data: Path) -> list[str]:
+    """The clock as event: it is there also where the counters of the CPU are not."""
+    return [perf, "record", "-q", "-F", "997", "-e", "cpu-clock", "-o", str(data)]
+
+
 def _threads(pid: int) -> dict[tuple[int, str], float]:
     """CPU seconds of every thread."""
     found = {}
@@ -109,10 +113,9 @@ def _times_of(argv: Sequence[str]) -> str:
     after = os.times()
     user = after.children_user - before.children_user
     system = after.children_system - before.children_system
-    return _text(
-        output,
-        f"no perf here; {user:.2f} s user, {system:.2f} s system, {after.elapsed - before.elapsed:.2f} s in all",
-    )
+    elapsed = after.elapsed - before.elapsed
+    times = f"{user:.2f} s user, {system:.2f} s system, {elapsed:.2f} s in all"
+    return _text(output, f"no perf here; {times}")
 
 
 def _run(command: list[str], cwd: Path) -> str:

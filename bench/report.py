@@ -24,7 +24,7 @@ class Row:
 
 def failed(work: str, reason: str) -> Row:
     """A work that could not be measured: never silently left out."""
-    return Row(work, f"not measured: {reason}", goal="", met=False)
+    return Row(work, f"not measured: {reason}", met=False)
 
 
 def verdict(row: Row) -> str:
@@ -45,7 +45,7 @@ def table(rows: list[Row]) -> list[str]:
 
 @dataclass(slots=True)
 class Report:
-    """All rows of one run; written again after each, so that an interrupted run leaves what it has."""
+    """All rows of one run, written again after each: an interrupted run leaves what it has."""
 
     machine: dict[str, str]
     versions: dict[str, str]
@@ -80,9 +80,10 @@ class Report:
         lines += [f"* {name}: {value}" for name, value in self.versions.items()]
         lines += [
             "",
-            f"`make bench` took {self.seconds:.0f} s. Each cell is the median [least-most] of interleaved rounds "
-            "(ours, rival, ours, rival, ...); a ratio is the median of the rounds' own ratios, so what "
-            "both met in the same seconds cancels out. Keys 16 B, values 256 B. Clients, servers and rivals share the machine.",
+            f"`make bench` took {self.seconds:.0f} s. A cell is the median [least-most] of rounds "
+            "in turn (ours, rival, ours, rival, ...); a ratio is the median of the rounds' own "
+            "ratios, so what both met in the same seconds cancels out. Keys 16 B, values 256 B. "
+            "Clients, servers and rivals share the machine; all data lies on one file system.",
             "",
             *table(self.rows),
             "",

@@ -13,7 +13,6 @@ from bench.setting import Setting, find, remove
 CACHE_BYTES = 2 << 30  # more than the data ever is
 MEMTABLE_BYTES = 4 << 30  # never flushed: everything stays in the WAL
 _SPEED = re.compile(r"^(\w+)\s+:\s+[\d.]+ micros/op (\d+) ops/sec", re.MULTILINE)
-_MEDIAN = re.compile(r"Percentiles: P50: ([\d.]+)")
 _OPEN = re.compile(r"OpenDb:\s+([\d.]+) milliseconds")
 
 
@@ -32,8 +31,8 @@ class RocksDB:
         text = run_text([self.program, "--version"], Journal(self.setting.scratch))
         return text.strip().splitlines()[0]
 
-    def durable_put(self, threads: int, seconds: float, *options: str) -> tuple[float, float]:
-        """Puts a second, and their median in microseconds; every put waits for its sync."""
+    def durable_put(self, threads: int, seconds: float, *options: str) -> float:
+        """Puts a second; every one waits for its sync."""
         database = self.setting.scratch / "rocksdb-put"
         remove(database)
         output = self._run(
@@ -43,36 +42,45 @@ class RocksDB:
             "--sync=1",
             f"--threads={threads}",
             f"--duration={max(1, round(seconds))}",
-            "--histogram=1",
             *options,
         )
         remove(database)
-        return _speed(output, "fillrandom"), float(_found(_MEDIAN, output))
+        return _speed(output, "fillrandom")
 
     def fill_sorted(self, database: Path) -> None:
         """Every key once, compacted: nothing for reads to step over."""
         remove(database)
         self._run(database, "fillseq,compact", f"--num={self.setting.keys}")
 
-    def read_random(self, database: Path, threads: int, seconds: float) -> float:
-        """Point reads a second, from a block cache that holds all data and was filled before."""
-        return self._cached(database, "readrandom", threads, seconds)
+    def read_random(
+        self, database: Path, threads: int, seconds: float, *options: str, cache: bool = True
+    ) -> float:
+        """Point reads a second; from a block cache that holds all data and was filled before, or
+        with the cache it has by default.
+        """
+        return self._read(database, "readrandom", threads, seconds, *options, cache=cache)
 
     def scan(self, database: Path, threads: int, seconds: float, keys: int) -> float:
-        """Scans of so many keys a second, from the same cache."""
-        return self._cached(database, "seekrandom", threads, seconds, f"--seek_nexts={keys}")
+        """Scans of so many keys a second, from the full cache."""
+        return self._read(database, "seekrandom", threads, seconds, f"--seek_nexts={keys}")
 
-    def _cached(
-        self, database: Path, work: str, threads: int, seconds: float, *options: str
+    def _read(
+        self,
+        database: Path,
+        work: str,
+        threads: int,
+        seconds: float,
+        *options: str,
+        cache: bool = True,
     ) -> float:
         output = self._run(
             database,
-            f"readtocache,{work}",
+            f"readtocache,{work}" if cache else work,
             f"--num={self.setting.keys}",
             f"--threads={threads}",
             f"--duration={max(1, round(seconds))}",
-            f"--cache_size={CACHE_BYTES}",
             "--use_existing_db=1",
+            *([f"--cache_size={CACHE_BYTES}"] if cache else []),
             *options,
         )
         return _speed(output, work)

@@ -3,8 +3,9 @@
     engine    put  latency  async  reads  recovery  memory  checksum     bedplate-bench, db_bench
     network   batches  unary  objects                                    bedplated, etcd, Redis, dd
 
-All data lies in one scratch directory, which is removed at the end, also after Ctrl-C and SIGTERM.
-Exit code 0: everything was measured, whether or not it met its goal; 1: something was not; 2: usage.
+All data lies in one scratch directory, which is removed at the end, also after Ctrl-C and
+SIGTERM. Exit code 0: everything was measured, whether or not it met its goal; 1: something was
+not; 2: usage.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from bench import engine, machine, network, objects, servers
+from bench import machine, network, objects, reads, servers, writes
 from bench.process import BenchError, Journal, run_text
 from bench.report import Report, Row, failed, table
 from bench.rocksdb import RocksDB
@@ -28,13 +29,13 @@ from bench.setting import OUR_PROGRAMS, ROOT, Setting
 Work = Callable[[Setting], list[Row]]
 
 WORKS: dict[str, Work] = {
-    "put": engine.durable_put,
-    "latency": engine.put_latency,
-    "async": engine.async_batches,
-    "reads": engine.reads,
-    "recovery": engine.recovery,
-    "memory": engine.memory,
-    "checksum": engine.checksum,
+    "put": writes.durable_put,
+    "latency": writes.put_latency,
+    "async": writes.async_batches,
+    "reads": reads.reads,
+    "recovery": reads.recovery,
+    "memory": reads.memory,
+    "checksum": reads.checksum,
     "batches": network.batches,
     "unary": network.unary,
     "objects": objects.objects,
@@ -78,7 +79,7 @@ def _run(options: argparse.Namespace, scratch: Path) -> int:
         _empty(scratch)
     print("\n".join(table(report.rows)))
     for row in report.missed():
-        print(f"missed: {row.work}: {row.ours} {row.ratio} (goal {row.goal})", file=sys.stderr)
+        print(f"missed: {row.work}: {row.ours} {row.ratio} {row.goal}", file=sys.stderr)
     print(f"written to {options.output.with_suffix('.md')}", file=sys.stderr)
     return 1 if broken else 0
 
@@ -111,7 +112,7 @@ def _revision() -> str:
 
 
 def _empty(scratch: Path) -> None:
-    """Nothing of one work is left for the next to be slowed by; what was written reaches the disk."""
+    """Nothing of one work slows the next: no files, nothing left to write."""
     for path in scratch.iterdir():
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -128,31 +129,18 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="make bench", description="Measure Bedplate beside other systems."
     )
-    parser.add_argument("--only", nargs="+", choices=WORKS, help="these works alone")
-    parser.add_argument("--quick", action="store_true", help="small and short: does it all run?")
-    parser.add_argument("--rounds", type=int, default=5, help="of each comparison (5)")
-    parser.add_argument("--pairs", type=int, default=11, help="of put and raw write (11)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of one measured part (2)")
-    parser.add_argument("--keys", type=int, default=1_000_000, help="keys in the stores (1000000)")
-    parser.add_argument("--object-mib", type=int, default=1024, help="size of the object (1024)")
-    parser.add_argument(
-        "--budget",
-        type=float,
-        default=780.0,
-        help="seconds after which every comparison stops at its next round (780)",
-    )
-    parser.add_argument(
-        "--scratch",
-        type=Path,
-        default=ROOT / "build" / "bench-data",
-        help="directory for data, on the disk to measure (build/bench-data)",
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=ROOT / "bench" / "results" / "storage",
-        help="result files without suffix (bench/results/storage)",
-    )
+    add = parser.add_argument
+    add("--only", nargs="+", choices=WORKS, help="these works alone")
+    add("--quick", action="store_true", help="small and short: does it all run?")
+    add("--rounds", type=int, default=5, help="of each comparison with a goal (5)")
+    add("--pairs", type=int, default=11, help="of a put and a raw write (11)")
+    add("--seconds", type=float, default=2.0, help="of one measured part (2)")
+    add("--keys", type=int, default=1_000_000, help="keys in the stores (1000000)")
+    add("--object-mib", type=int, default=1024, help="size of the object (1024)")
+    add("--budget", type=float, default=780.0, help="seconds; then comparisons stop early (780)")
+    data, results = ROOT / "build" / "bench-data", ROOT / "bench" / "results" / "storage"
+    add("--scratch", type=Path, default=data, help="where data goes (build/bench-data)")
+    add("--output", type=Path, default=results, help="result files (bench/results/storage)")
     return parser
 
 

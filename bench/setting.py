@@ -3,7 +3,7 @@
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,11 @@ class Setting:
                 return
             self.say(f"{work}: round {number + 1} of {rounds}")
             yield number
+
+    @property
+    def few_rounds(self) -> int:
+        """Of comparisons without a goal."""
+        return min(3, self.rounds)
 
     def directory(self, name: str) -> Path:
         """A new empty directory below the scratch directory."""
@@ -84,7 +89,7 @@ Measure = Callable[[], float]
 
 
 def interleave(
-    setting: Setting, work: str, measures: dict[str, Measure], rounds: int = 0
+    setting: Setting, work: str, measures: Mapping[str, Measure], rounds: int = 0
 ) -> dict[str, list[float]]:
     """Run every measure once a round, in turn; their values by name."""
     values: dict[str, list[float]] = {name: [] for name in measures}

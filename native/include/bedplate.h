@@ -38,6 +38,7 @@ struct bp_options {
     uint32_t manual;                /* no threads: the caller steps (bp_step_*) */
     uint32_t readers;               /* reader threads [2] */
     uint64_t index_memory_max;      /* [0: no limit] */
+    uint64_t value_cache_bytes;     /* [64 MiB] of small values lately read; below 1 MiB: none */
     uint64_t history_ms_max;        /* [300,000] */
     uint64_t history_versions_max;  /* [2,000,000] */
     uint64_t history_bytes_max;     /* [1 GiB] */

@@ -26,6 +26,7 @@
 #include <string.h>
 
 #define TRIM_EFFECTS 256u
+#define TRIMS_PER_WORK 16u
 #define RETRY_NS 10000000000ull
 #define SMALL_SEGMENTS_MAX 4u      /* this many small settled segments are worth one larger one */
 #define CHECKPOINT_VERSION_BYTES 20u /* about what a version takes in a checkpoint, beside its key */
@@ -408,27 +409,43 @@ static bool advance(struct bp_store *store, struct bp_cleaner *cleaner)
     return !failed;
 }
 
+/* Copy, unlink, or choose what to copy; false when there is nothing to do. */
+static bool work(struct bp_store *store, struct bp_cleaner *cleaner)
+{
+    cleaner->worked = true;
+    if (cleaner->victim != 0) {
+        return advance(store, cleaner);
+    }
+    if (reap(store, cleaner)) {
+        return true;
+    }
+    bool resting = !store->options.manual && bp_disk_boot_ns(store->disk) < cleaner->retry_ns;
+    return !resting && pick(store, cleaner);
+}
+
 int bp_clean_step(struct bp_store *store)
 {
     struct bp_cleaner *cleaner = cleaner_of(store);
     if (cleaner == NULL || atomic_load(&store->poisoned) || atomic_load(&store->damaged)) {
         return 0;
     }
-    bool more = trim(store);
-    if (cleaner->victim != 0) {
-        return advance(store, cleaner) || more;
-    }
-    if (reap(store, cleaner)) {
+    cleaner->worked = false;
+    if (trim(store)) { /* comes first, as it makes more to clean, but must not keep cleaning from ever having a turn */
+        if (++cleaner->trims % TRIMS_PER_WORK == 0) {
+            (void)work(store, cleaner);
+        }
         return 1;
     }
-    bool resting = !store->options.manual && bp_disk_boot_ns(store->disk) < cleaner->retry_ns;
-    if (!resting && pick(store, cleaner)) {
+    if (work(store, cleaner)) {
         return 1;
     }
-    if (!more) {
-        bp_clean_shrink(store, cleaner);
-    }
-    return more;
+    bp_clean_shrink(store, cleaner);
+    return 0;
+}
+
+bool bp_clean_worked(const struct bp_store *store)
+{
+    return store->keeper.cleaner != NULL && store->keeper.cleaner->worked;
 }
 
 uint32_t bp_clean_rest_percent(const struct bp_store *store)

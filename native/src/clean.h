@@ -51,6 +51,8 @@ struct bp_cleaner {
     uint32_t n_emptied;
 
     uint64_t sealed_bytes, live_bytes; /* as of the last look */
+    uint32_t trims;             /* counts trim steps, so that every so often something else gets a turn */
+    bool worked;                /* the last step did more than trim */
     uint64_t retry_ns;          /* after a failure: not before this (threads only) */
 };
 

@@ -168,15 +168,20 @@ static void checkpoint_if_due(struct bp_store *store)
 
 static void clean_until_done(struct bp_store *store)
 {
-    uint64_t began = bp_disk_boot_ns(store->disk);
-    while (bp_clean_step(store) != 0 && !bp_keeper_stopping(store)) {
-        uint64_t now = bp_disk_boot_ns(store->disk), busy = now - began;
+    uint64_t busy = 0;
+    bool more = true;
+    while (more && !bp_keeper_stopping(store)) {
+        uint64_t began = bp_disk_boot_ns(store->disk);
+        more = bp_clean_step(store) != 0;
+        busy += bp_clean_worked(store) ? bp_disk_boot_ns(store->disk) - began : 0;
         if (busy >= WORK_BEFORE_REST_NS) {
             bp_keeper_breathe(store, busy, bp_clean_rest_percent(store));
-            began = bp_disk_boot_ns(store->disk);
-            if (wants_checkpoint(store)) {
-                break; /* what was emptied may wait for one */
-            }
+            busy = 0;
+        } else {
+            tick_if_due(store);
+        }
+        if (wants_checkpoint(store)) {
+            break; /* what was emptied may wait for one */
         }
     }
 }

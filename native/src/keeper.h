@@ -18,6 +18,8 @@ bool bp_keeper_stopping(struct bp_store *store);
 
 /* How much of its time cleaning should rest, in percent of the time it worked: less the more garbage there is, 0 on a full disk. */
 uint32_t bp_clean_rest_percent(const struct bp_store *store);
+/* The last step copied, unlinked or looked for something. Trimming is not followed by rests: it must keep up with the writers. */
+bool bp_clean_worked(const struct bp_store *store);
 /*
  * From bp_checkpoint_load: versions of the checkpoint hold `live` bytes in `segment`, which may not be in the table yet. Once the log
  * is open, bp_clean_attach (from bp_keeper_start) gives every segment its share. -1 out of memory.

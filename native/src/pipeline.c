@@ -35,7 +35,7 @@ static void frame_free(struct bp_pipeline *frame)
 }
 
 /* One result; one that no longer fits the response is told so, whatever it came to. */
-static void add_result(const struct bp_store *store, const struct bp_pipeline *frame, uint32_t i, struct bp_buffer *response)
+static void add_result(const struct bp_store *store, const struct bp_pipeline *frame, uint32_t i, size_t head, struct bp_buffer *response)
 {
     const struct bp_wire_frame_op *op = &frame->ops[i];
     const struct bp_ticket *ticket = frame->tickets[i];
@@ -48,7 +48,7 @@ static void add_result(const struct bp_store *store, const struct bp_pipeline *f
     if (ticket->code != BP_OK) {
         bp_fail(&no_memory, ticket->code, BP_REASON_OUT_OF_MEMORY, "failed, and no memory to say why");
         error = ticket->error != NULL ? ticket->error : &no_memory;
-    } else if (response->size > 0 && response->size + ticket->reply.size > store->limits.reply_bytes_max) {
+    } else if (response->size > head && response->size + ticket->reply.size > store->limits.reply_bytes_max) {
         bp_fail(&too_large, BP_RESOURCE_EXHAUSTED, BP_REASON_REPLY_TOO_LARGE, "the results of this frame are over the limit; ask again in another frame");
         error = &too_large;
     }
@@ -58,8 +58,10 @@ static void add_result(const struct bp_store *store, const struct bp_pipeline *f
 static void frame_finish(struct bp_store *store, struct bp_pipeline *frame)
 {
     struct bp_buffer response = {0};
+    bp_wire_frame_begin(&response, atomic_load_explicit(&store->revision, memory_order_acquire));
+    size_t head = response.size;
     for (uint32_t i = 0; i < frame->n; i++) {
-        add_result(store, frame, i, &response);
+        add_result(store, frame, i, head, &response);
     }
     struct bp_error *error = NULL;
     if (response.failed) {
@@ -151,7 +153,8 @@ int bp_submit_frame(struct bp_store *store, struct bp_queue *queue, uint8_t keys
     if (frame == NULL) {
         return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no memory for a frame");
     }
-    int code = bp_wire_decode_frame(keyspace, bytes, size, &store->limits, &frame->ops, &frame->n, err);
+    const struct bp_wire_limits *limits = bp_store_limits(store, keyspace);
+    int code = bp_wire_decode_frame(keyspace, bytes, size, limits, &frame->ops, &frame->n, err);
     if (code != BP_OK) {
         free(frame);
         return code;

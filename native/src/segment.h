@@ -100,6 +100,10 @@ struct bp_segments;
 struct bp_segments *bp_segments_new(struct bp_disk *disk, const char *dir);
 struct bp_disk *bp_segments_disk(const struct bp_segments *segments);
 const char *bp_segments_dir(const struct bp_segments *segments);
+/* The cache of values read from these segments, or NULL; borrowed, set before any read. */
+struct bp_value_cache;
+void bp_segments_set_cache(struct bp_segments *segments, struct bp_value_cache *cache);
+struct bp_value_cache *bp_segments_cache(const struct bp_segments *segments);
 /* Closes every handle. */
 void bp_segments_free(struct bp_segments *segments);
 /* NULL if unknown. The pointer stays valid while the segment is in the table, and until the end of the caller's read section. */

@@ -36,11 +36,20 @@ struct middle {
 
 struct bp_segments {
     struct bp_disk *disk;
+    struct bp_value_cache *cache;
     char *dir;
     pthread_mutex_t mutex;
     _Atomic uint64_t next_id; /* 64 bits, so that running out is noticed and does not wrap */
     _Atomic(struct middle *) root[ROOT_SLOTS];
 };
+
+void bp_segments_set_cache(struct bp_segments *segments, struct bp_value_cache *cache) {
+    segments->cache = cache;
+}
+
+struct bp_value_cache *bp_segments_cache(const struct bp_segments *segments) {
+    return segments->cache;
+}
 
 static uint32_t root_slot(uint32_t id) { return id >> (LEAF_BITS + MIDDLE_BITS); }
 static uint32_t middle_slot(uint32_t id) { return (id >> LEAF_BITS) & (MIDDLE_SLOTS - 1); }

@@ -18,6 +18,7 @@
 
 #include "store_files.h"
 #include "ticket.h"
+#include "value_cache.h"
 
 #define REVISION_JUMP_MIN (1ull << 32)
 #define REPLAY_TRIM_EVERY 64u   /* entries */
@@ -43,6 +44,7 @@ static void fill_defaults(struct bp_options *options)
 {
     default_u32(&options->segment_size, BP_SEGMENT_SIZE);
     default_u32(&options->readers, 2);
+    default_u64(&options->value_cache_bytes, 64ull << 20);
     default_u64(&options->history_ms_max, 300000);
     default_u64(&options->history_versions_max, 2000000);
     default_u64(&options->history_bytes_max, 1ull << 30);
@@ -126,24 +128,41 @@ static void init_locks(struct bp_store *store)
     store->driver.tail = &store->driver.head;
 }
 
+static struct bp_wire_limits limits_of(const struct bp_options *options)
+{
+    return (struct bp_wire_limits){.key_max = options->key_max,
+                                   .value_max = options->value_max,
+                                   .request_max = options->request_max,
+                                   .txn_ops_max = options->txn_ops_max,
+                                   .batch_ops_max = options->batch_ops_max,
+                                   .scan_page_max = options->scan_page_max,
+                                   .reply_bytes_max = options->reply_bytes_max,
+                                   .lease_ttl_min_ms = options->lease_ttl_min_ms,
+                                   .lease_ttl_max_ms = options->lease_ttl_max_ms};
+}
+
 static void fill_limits(struct bp_store *store)
 {
-    const struct bp_options *options = &store->options;
-    store->limits = (struct bp_wire_limits){.key_max = options->key_max,
-                                            .value_max = options->value_max,
-                                            .request_max = options->request_max,
-                                            .txn_ops_max = options->txn_ops_max,
-                                            .batch_ops_max = options->batch_ops_max,
-                                            .scan_page_max = options->scan_page_max,
-                                            .reply_bytes_max = options->reply_bytes_max,
-                                            .lease_ttl_min_ms = options->lease_ttl_min_ms,
-                                            .lease_ttl_max_ms = options->lease_ttl_max_ms};
+    struct bp_options format = {0};
+    fill_defaults(&format);
+    format.request_max = BP_REQUEST_MAX;
+    store->limits = limits_of(&store->options);
+    store->format_limits = limits_of(&format);
+}
+
+const struct bp_wire_limits *bp_store_limits(const struct bp_store *store, uint8_t keyspace)
+{
+    return keyspace == BP_KEYSPACE_USER ? &store->limits : &store->format_limits;
 }
 
 static int make_parts(struct bp_store *store, struct bp_error *err)
 {
     struct bp_index_hooks hooks = {.ctx = store, .dead = value_died};
     store->segments = bp_segments_new(store->disk, store->dir);
+    store->value_cache = bp_value_cache_new(store->options.value_cache_bytes);
+    if (store->segments != NULL) {
+        bp_segments_set_cache(store->segments, store->value_cache);
+    }
     store->index = bp_index_new(&hooks);
     store->leases = bp_leases_new();
     store->request_ids = bp_request_ids_new(store->options.request_ids_max);
@@ -176,6 +195,7 @@ void bp_store_abandon(struct bp_store *store)
         bp_log_close(store->log);
     }
     bp_segments_free(store->segments);
+    bp_value_cache_free(store->value_cache);
     free(store->apply_scratch);
     if (store->lock_fd >= 0) {
         bp_disk_close(store->disk, store->lock_fd);

@@ -115,12 +115,14 @@ struct bp_keeper {
 struct bp_store {
     struct bp_options options;    /* defaults filled in; strings owned */
     char dir[BP_PATH_MAX];
-    struct bp_wire_limits limits;
+    struct bp_wire_limits limits;        /* of clients, as configured */
+    struct bp_wire_limits format_limits; /* of our own layers: what the formats allow */
     struct bp_disk *disk;
     int lock_fd;
     uint8_t store_id[16];
     uint64_t member_id;
 
+    struct bp_value_cache *value_cache; /* NULL: none */
     struct bp_segments *segments;
     struct bp_log *log;
     struct bp_index *index;
@@ -163,6 +165,8 @@ int bp_store_open(const struct bp_options *options, struct bp_disk *disk, struct
 /* Frees without marking, syncing or finishing anything: what a crash leaves behind stays. For tests and the simulator. */
 void bp_store_abandon(struct bp_store *store);
 void bp_store_view(struct bp_store *store, struct bp_view *view);
+/* An operator's limits bind clients; other keyspaces belong to layers of ours, which keep limits of their own. */
+const struct bp_wire_limits *bp_store_limits(const struct bp_store *store, uint8_t keyspace);
 /* OUT_OF_RANGE/REVISION_COMPACTED with the oldest readable revision. */
 int bp_fail_compacted(struct bp_error *err, const struct bp_store *store);
 

@@ -30,7 +30,7 @@ static int prepare_wire(struct bp_store *store, struct bp_ticket *ticket, int me
                         struct bp_error *err)
 {
     ticket->method = method;
-    int code = bp_wire_decode(method, keyspace, bytes, size, &store->limits, &ticket->call, err);
+    int code = bp_wire_decode(method, keyspace, bytes, size, bp_store_limits(store, keyspace), &ticket->call, err);
     if (code != BP_OK) {
         return code;
     }

@@ -19,6 +19,7 @@
 
 #include "bytes.h"
 #include "crc32c.h"
+#include "value_cache.h"
 #include "limits.h"
 #include "log_internal.h"
 
@@ -126,6 +127,12 @@ int bp_value_read(struct bp_segments *segments, const struct bp_value_ref *value
     if (size == 0) {
         return BP_OK; /* no byte, nothing to check */
     }
+    struct bp_value_cache *cache = bp_segments_cache(segments);
+    bool small = cache != NULL && size == value->size && size <= BP_VALUE_CACHE_VALUE_MAX;
+    if (small && bp_value_cache_get(cache, value, out)) {
+        return BP_OK;
+    }
+    uint8_t *begin = out;
     struct source source;
     int rc = open_source(segments, value, BP_SITE_VALUE_READ, &source, err);
     uint32_t end = offset + size;
@@ -137,6 +144,9 @@ int bp_value_read(struct bp_segments *segments, const struct bp_value_ref *value
                                       : read_edge(&source, chunk, from, to, out, err);
         out += to - from;
         offset += to - from;
+    }
+    if (small && rc == BP_OK) {
+        bp_value_cache_put(cache, value, begin);
     }
     return rc;
 }

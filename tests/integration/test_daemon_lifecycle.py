@@ -115,7 +115,7 @@ def test_a_failed_sync_poisons_the_log(start: MakeDaemon) -> None:
     assert daemon.metric("bedplate_log_poisoned") == 1
     health = daemon.health()
     assert health.Check(HealthCheckRequest()).status == NOT_SERVING
-    daemon.kill()
+    assert daemon.stop() == 1
     again = Daemon(daemon.data.parent)
     with again.start():
         assert again.kv().Get(GetRequest(key=b"acknowledged")).HasField("kv")

@@ -4,6 +4,8 @@ import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 
+import grpc
+
 from bedplate.api.kv.v1.kv_pb2 import (
     BatchOp,
     BatchRequest,
@@ -100,6 +102,23 @@ def test_a_slow_sync_is_warned_of(start: MakeDaemon) -> None:
     assert warning["total"] == 1
     assert warning["longest_ms"] >= 1200
     assert daemon.metric("bedplate_slow_fsyncs_total") == 1
+
+
+def test_a_damaged_value_is_refused_and_warned_of(start: MakeDaemon) -> None:
+    daemon = start()
+    kv = daemon.kv()
+    kv.Put(PutRequest(key=b"k", value=b"needle" * 20))
+    kv.Put(PutRequest(key=b"sound", value=b"v"))
+    (segment,) = (daemon.data / "store").glob("*.log")
+    with segment.open("r+b") as file:
+        at = file.read().index(b"needle")
+        file.seek(at)
+        file.write(b"N")
+    lost = refused(kv.Get, GetRequest(key=b"k"))
+    assert (lost.code, lost.reason) == (grpc.StatusCode.DATA_LOSS, "VALUE_DAMAGED")
+    assert kv.Get(GetRequest(key=b"sound")).kv.value == b"v"
+    assert daemon.wait_for("segment_damaged")["level"] == "warning"
+    assert daemon.metric("bedplate_damaged_segments") == 1
 
 
 def test_log_records_are_json_with_request_ids(start: MakeDaemon) -> None:

@@ -16,7 +16,11 @@ from typing import Protocol
 
 import grpc.aio
 
+from bedplate import __version__
 from bedplate.server.config import Config
+from bedplate.server.extras import missing_extras
+from bedplate.storage.admin.service import AdminModule
+from bedplate.storage.admin.status import Facts
 from bedplate.storage.engine import Engine
 from bedplate.storage.kv import KVModule
 from bedplate.storage.objects.service import ObjectModule
@@ -89,7 +93,19 @@ def build_objects(context: Context) -> ServiceModule:
     return ObjectModule(context.engine, context.config.objects)
 
 
-MODULES: tuple[Builder, ...] = (build_kv, build_objects)
+def build_admin(context: Context) -> ServiceModule:
+    def facts() -> Facts:
+        return Facts(
+            version=__version__,
+            index_memory_max=context.config.index.memory_max,
+            services=context.services.reports,
+            missing_extras=missing_extras(),
+        )
+
+    return AdminModule(context.engine, context.config.admin, facts)
+
+
+MODULES: tuple[Builder, ...] = (build_kv, build_objects, build_admin)
 
 
 def build(context: Context, builders: Sequence[Builder] = MODULES) -> Services:

@@ -5,8 +5,7 @@
     root    ...                                                               admin:*,kv:*,object:*
 
 Only hashes are stored, so the file gives no token away. Tokens are random and long, so a plain hash
-of them cannot be guessed back; `openssl rand -hex 32 >token` makes one and `tr -d '\\n' <token |
-sha256sum` its hash. A scope is layer:right, and layer:* is every right of the layer.
+of them cannot be guessed back; `bedplate token create` makes them. A scope is layer:right, and layer:* is every right of the layer.
 """
 
 import re
@@ -56,10 +55,11 @@ def _tokens(path: Path, text: str) -> Iterator[Token]:
         name, digest, scopes = content
         if _HASH.fullmatch(digest) is None:
             raise TokensError(f"{where}: expected the SHA-256 of the token, 64 hexadecimal digits")
-        yield Token(name, bytes.fromhex(digest), _scopes(where, scopes))
+        yield Token(name, bytes.fromhex(digest), parse_scopes(where, scopes))
 
 
-def _scopes(where: str, text: str) -> frozenset[str]:
+def parse_scopes(where: str, text: str) -> frozenset[str]:
+    """Of "kv:read,object:*". Raises TokensError, which begins with `where`."""
     granted: set[str] = set()
     for scope in text.split(","):
         layer = scope.removesuffix("*")

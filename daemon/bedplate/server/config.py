@@ -23,6 +23,7 @@ from pydantic_settings import (
 
 from bedplate.errors import StartupError
 from bedplate.server.address import Address, AddressField
+from bedplate.storage.admin.config import AdminConfig
 from bedplate.storage.config import MIB, Section, StorageConfig
 from bedplate.storage.objects.config import ObjectsConfig
 
@@ -135,6 +136,7 @@ class Config(BaseSettings, StorageConfig):
 
     server: ServerConfig = Field(default_factory=ServerConfig)
     objects: ObjectsConfig = ObjectsConfig()
+    admin: AdminConfig = AdminConfig()
     auth: AuthConfig = AuthConfig()
     tls: TLSConfig = TLSConfig()
     telemetry: TelemetryConfig = TelemetryConfig()

@@ -18,6 +18,7 @@ import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from bedplate.errors import StartupError
+from bedplate.native.errors import StoreError
 from bedplate.native.guard import Guard
 from bedplate.server import app, auth, listen, reflection
 from bedplate.server.address_file import address_file
@@ -93,8 +94,9 @@ class Daemon:
             stack.push_async_callback(_finish, http, serving)
             await self._recover()
             self._log.info("serving", grpc=str(grpc_at), http=str(http_at))
-            await self._serve()
-            return await self._drain(server)
+            served = await self._serve()
+            drained = await self._drain(server)
+            return 0 if served and drained else 1
 
     def _make_guard(self) -> Guard:
         guard, request_max = Guard(), self._config.limits.request_bytes_max
@@ -144,17 +146,22 @@ class Daemon:
         await opening
         self._monitor.look()
 
-    async def _serve(self) -> None:
-        """Run what runs in the background until `stop`, or until some of it fails."""
+    async def _serve(self) -> bool:
+        """Run what runs in the background until `stop`; False when some of it failed before."""
         works = [module.run() for module in self.services.modules]
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(work) for work in (*works, self._monitor.run())]
-            await self._stopping.wait()
-            for task in tasks:
-                task.cancel()
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(work) for work in (*works, self._monitor.run())]
+                await self._stopping.wait()
+                for task in tasks:
+                    task.cancel()
+        except ExceptionGroup as failures:
+            self._log.error("background_failed", exc_info=failures)
+            return False
+        return True
 
-    async def _drain(self, server: grpc.aio.Server) -> int:
-        """End streams, let calls finish, close the store. 1 when the deadline cut calls off."""
+    async def _drain(self, server: grpc.aio.Server) -> bool:
+        """End streams, let calls finish, close the store; False when some of that failed."""
         timeout = self._config.server.drain_timeout
         self._log.info("draining", timeout_s=timeout)
         self._health.set(Readiness.DRAINING)
@@ -164,13 +171,25 @@ class Daemon:
         loop = asyncio.get_running_loop()
         begun = loop.time()
         await server.stop(timeout)
-        cut_off = loop.time() - begun >= timeout
-        if cut_off:
+        finished = loop.time() - begun < timeout
+        if not finished:
             self._log.error("drain_deadline", timeout_s=timeout)
-        async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-            await self.engine.close()
+        closed = await self._close()
         self._log.info("stopped")
-        return 1 if cut_off else 0
+        return finished and closed
+
+    async def _close(self) -> bool:
+        """Close the store. One whose disk does not answer is left as a crash would leave it."""
+        try:
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await self.engine.close()
+        except StoreError as error:
+            self._log.error("close_failed", error=str(error))
+            return False
+        except TimeoutError:
+            self._log.error("close_deadline", timeout_s=_CLOSE_TIMEOUT_S)
+            os._exit(1)  # its thread cannot be stopped
+        return True
 
 
 def check_directory(path: Path) -> None:

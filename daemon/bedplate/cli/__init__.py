@@ -1,0 +1,1 @@
+"""`bedplate`, the command line: a client of a running daemon, offline tools and the demo."""

@@ -95,17 +95,32 @@ static bool step(void *arg) {
     return settings->wire ? get_wire(worker) : get_value(worker, number);
 }
 
+/* Every key once, so that what the cache can hold is in it. */
+static bool read_all(struct shared *shared) {
+    struct worker *worker = make(shared, 0);
+    bool good = worker != NULL;
+    for (uint64_t number = 0; good && number < shared->settings->keys; number++) {
+        workload_key(shared->settings, number, worker->key);
+        good = get_value(worker, number);
+    }
+    if (worker != NULL) {
+        free_worker(worker);
+    }
+    return good;
+}
+
 static int run(const struct settings *settings, struct shared *shared) {
     const struct worker_type type = {make, step, free_worker};
     struct team_result result;
     struct record record;
-    if (bench_fill(shared->store, settings, settings->order) != 0 ||
+    if (bench_fill(shared->store, settings, settings->order) != 0 || !read_all(shared) ||
         !team_run(settings, &type, shared, &result)) {
         return 1;
     }
     record_begin(&record, "get");
     record_count(&record, "threads", settings->threads);
     record_count(&record, "keys", settings->keys);
+    record_count(&record, "cache", settings->cache);
     record_number(&record, "ops_per_s", (double)result.operations / result.seconds, 0);
     record_latency(&record, &result.latency);
     record_number(&record, "cpu_us_per_op", result.cpu_seconds * 1e6 / (double)result.operations,
@@ -119,6 +134,7 @@ int command_get(const struct settings *settings) {
     struct bench_place place;
     struct bp_error error;
     bench_place(&place, settings, "get");
+    place.options.value_cache_bytes = settings->cache;
     if (!values_init(&shared.values, settings)) {
         return 1;
     }

@@ -92,6 +92,7 @@ struct bp_status {
     uint64_t sync_buckets[24];     /* syncs that took < 2^k * 16 us, k = 0..22, then the rest; not cumulative */
     uint64_t group_buckets[16];    /* groups of < 2^(k+1) requests; not cumulative */
     uint64_t open_requests, open_request_bytes;
+    uint64_t failpoint_hits; /* faults injected since the start; tests */
     uint64_t state_hash[2];
 };
 

@@ -52,6 +52,7 @@ struct bp_disk {
     atomic_bool watchful;
     atomic_bool power_off;
     atomic_bool crash_is_error;
+    _Atomic uint64_t faults;
     pthread_mutex_t lock; /* arms[] */
     struct arm arms[BP_SITE_COUNT];
     struct site sites[BP_SITE_COUNT];
@@ -163,6 +164,8 @@ uint64_t bp_disk_hits(const struct bp_disk *disk, int site) {
     return atomic_load_explicit(&disk->sites[site].hits, memory_order_relaxed);
 }
 
+uint64_t bp_disk_faults(const struct bp_disk *disk) { return atomic_load(&disk->faults); }
+
 /*
  * Die as a process does in a crash: no exit handler, no flush. Or lose the power of a simulated
  * disk.
@@ -198,6 +201,7 @@ static struct verdict judge(struct bp_disk *disk, int site) {
         arm->seen++;
         if (arm->seen >= arm->first && (arm->times == 0 || arm->seen - arm->first < arm->times)) {
             verdict = (struct verdict){.fault = arm->fault, .arg = arm->arg};
+            atomic_fetch_add(&disk->faults, 1);
         }
     }
     pthread_mutex_unlock(&disk->lock);

@@ -116,6 +116,8 @@ int bp_disk_arm(struct bp_disk *disk, int site, int fault, uint64_t first, uint6
 void bp_disk_set_crash_is_error(struct bp_disk *disk, int on);
 /* How often `site` was reached since the disk was made, faulty or not. 0 for an unknown site. */
 uint64_t bp_disk_hits(const struct bp_disk *disk, int site);
+/* How many hits suffered an armed fault, at all sites. */
+uint64_t bp_disk_faults(const struct bp_disk *disk);
 /* Config names to numbers, -1 if unknown: "log.sync" -> BP_SITE_LOG_SYNC, "crash_after" -> BP_FAULT_CRASH_AFTER. */
 int bp_site_from_name(const char *name);
 int bp_fault_from_name(const char *name);

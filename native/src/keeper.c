@@ -20,7 +20,7 @@
 #define TICK_MS 100u
 #define RESERVE_EVERY_NS NS_PER_S
 #define CHECKPOINT_RETRY_NS NS_PER_S     /* after a failure; doubles with every further one */
-#define CHECKPOINT_RETRY_DOUBLINGS 6u
+#define RETRY_DOUBLINGS 6u
 #define REST_MS_MAX 1000u
 #define WORK_BEFORE_REST_NS (2 * NS_PER_MS) /* shorter rests cost more than they give */
 
@@ -65,12 +65,14 @@ static void do_tick(struct bp_store *store)
     log_chores(store, tick, now);
 }
 
-static void tick_if_due(struct bp_store *store)
+static bool tick_if_due(struct bp_store *store)
 {
-    if (bp_disk_boot_ns(store->disk) - store->keeper.tick.last_ns >= tick_ms(store) * NS_PER_MS) {
-        do_tick(store);
-        bp_log_prepare_segment(store->log);
+    if (bp_disk_boot_ns(store->disk) - store->keeper.tick.last_ns < tick_ms(store) * NS_PER_MS) {
+        return false;
     }
+    do_tick(store);
+    bp_log_prepare_segment(store->log);
+    return true;
 }
 
 void bp_step_tick(struct bp_store *store)
@@ -131,22 +133,25 @@ void bp_keeper_breathe(struct bp_store *store, uint64_t busy_ns, uint32_t rest_p
     if (store->options.manual) {
         return;
     }
-    tick_if_due(store);
+    (void)tick_if_due(store);
     uint64_t rest_ms = busy_ns / 100 * rest_percent / NS_PER_MS;
     while (rest_ms > 0 && !bp_keeper_stopping(store)) { /* in pieces: leases end and segments fill up meanwhile */
         uint64_t piece = rest_ms < tick_ms(store) ? rest_ms : tick_ms(store);
         rest_ms = rest_ms < REST_MS_MAX ? rest_ms - piece : REST_MS_MAX - piece;
         wait_ms(&store->keeper, piece, false);
-        tick_if_due(store);
+        (void)tick_if_due(store);
     }
 }
 
 /* ---- a round --------------------------------------------------------------------------------------------------------------- */
 
-/* Due, and the last failure long enough ago. */
+/*
+ * Due, and the last one long enough ago: writers that append faster than a checkpoint is written would otherwise make the keeper write
+ * them one after the other, and trimming and cleaning, which shrink the next one, would never have their turn.
+ */
 static bool wants_checkpoint(const struct bp_store *store)
 {
-    return !atomic_load(&store->poisoned) && bp_disk_boot_ns(store->disk) >= store->keeper.tick.checkpoint_retry_ns &&
+    return !atomic_load(&store->poisoned) && bp_disk_boot_ns(store->disk) >= store->keeper.tick.checkpoint_again_ns &&
            bp_checkpoint_due(store);
 }
 
@@ -157,13 +162,16 @@ static void checkpoint_if_due(struct bp_store *store)
     if (!wants_checkpoint(store)) {
         return;
     }
-    if (bp_checkpoint_write(store, &err) == BP_OK) {
+    uint64_t began = bp_disk_boot_ns(store->disk);
+    int code = bp_checkpoint_write(store, &err);
+    uint64_t now = bp_disk_boot_ns(store->disk);
+    if (code == BP_OK) {
         tick->checkpoint_failures = 0;
+        tick->checkpoint_again_ns = now + (now - began); /* half of the time is for the rest of the work */
         return;
     }
-    uint32_t doublings = tick->checkpoint_failures < CHECKPOINT_RETRY_DOUBLINGS ? tick->checkpoint_failures : CHECKPOINT_RETRY_DOUBLINGS;
-    tick->checkpoint_failures++;
-    tick->checkpoint_retry_ns = bp_disk_boot_ns(store->disk) + (CHECKPOINT_RETRY_NS << doublings);
+    uint32_t failures = tick->checkpoint_failures++;
+    tick->checkpoint_again_ns = now + (CHECKPOINT_RETRY_NS << (failures < RETRY_DOUBLINGS ? failures : RETRY_DOUBLINGS));
 }
 
 static void clean_until_done(struct bp_store *store)
@@ -174,13 +182,13 @@ static void clean_until_done(struct bp_store *store)
         uint64_t began = bp_disk_boot_ns(store->disk);
         more = bp_clean_step(store) != 0;
         busy += bp_clean_worked(store) ? bp_disk_boot_ns(store->disk) - began : 0;
+        bool ticked = tick_if_due(store);
         if (busy >= WORK_BEFORE_REST_NS) {
             bp_keeper_breathe(store, busy, bp_clean_rest_percent(store));
             busy = 0;
-        } else {
-            tick_if_due(store);
+            ticked = true;
         }
-        if (wants_checkpoint(store)) {
+        if (ticked && wants_checkpoint(store)) {
             break; /* what was emptied may wait for one */
         }
     }
@@ -191,7 +199,7 @@ static void *keeper_thread(void *arg)
     struct bp_store *store = arg;
     while (!bp_keeper_stopping(store)) {
         pthread_mutex_lock(&store->keeper.mutex);
-        tick_if_due(store);
+        (void)tick_if_due(store);
         checkpoint_if_due(store);
         clean_until_done(store);
         pthread_mutex_unlock(&store->keeper.mutex);

@@ -103,6 +103,7 @@ void bp_get_status(struct bp_store *store, struct bp_status *status)
     status->checkpoint_bytes = load(&store->keeper.checkpoint_bytes);
     uint64_t made = load(&store->keeper.checkpoint_ns);
     status->checkpoint_age_ms = made == 0 ? 0 : (bp_disk_boot_ns(store->disk) - made) / 1000000u;
+    status->failpoint_hits = bp_disk_faults(store->disk);
     status->recovery_ms = store->recovery_ms;
     status->recovery_entries = store->recovery_entries;
     status->recovery_log_bytes = store->recovery_log_bytes;

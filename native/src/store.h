@@ -90,7 +90,7 @@ struct bp_checkpoint_info {
 
 /* When the keeper did what; keeper.mutex. Boot clock. */
 struct bp_tick {
-    uint64_t last_ns, reserve_ns, sync_ns, checkpoint_retry_ns;
+    uint64_t last_ns, reserve_ns, sync_ns, checkpoint_again_ns;
     uint64_t groups, groups_marked; /* counters.groups at the last tick, and when the last mark was asked for */
     uint32_t checkpoint_failures;   /* in a row */
 };

@@ -115,10 +115,35 @@ def test_a_failed_sync_poisons_the_log(start: MakeDaemon) -> None:
     assert daemon.metric("bedplate_log_poisoned") == 1
     health = daemon.health()
     assert health.Check(HealthCheckRequest()).status == NOT_SERVING
-    assert daemon.stop() == 1
+    assert daemon.stop() == 0
     again = Daemon(daemon.data.parent)
     with again.start():
         assert again.kv().Get(GetRequest(key=b"acknowledged")).HasField("kv")
+
+
+def test_a_full_disk_refuses_writes_and_comes_back(start: MakeDaemon) -> None:
+    daemon = start(
+        "log.segment_size=8MiB", environment={"BEDPLATE_FAILPOINTS__LOG_ALLOCATE": "enospc@3x0"}
+    )
+    kv = daemon.kv()
+    kv.Put(PutRequest(key=b"k", value=b"v"))
+
+    def full() -> bool:
+        try:
+            kv.Put(PutRequest(key=b"large", value=b"v" * 2**20))
+        except grpc.RpcError:
+            return daemon.get("/readyz") == (503, "disk full\n")
+        return False
+
+    eventually(full)
+    refusal = refused(kv.Put, PutRequest(key=b"large", value=b"v" * 2**20))
+    assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert refusal.reason == "DISK_FULL"
+    assert refusal.retry_ms is not None
+    assert daemon.wait_for("disk_full")["level"] == "warning"
+    assert daemon.health().Check(HealthCheckRequest()).status == SERVING
+    assert kv.Get(GetRequest(key=b"k")).kv.value == b"v"
+    eventually(lambda: daemon.get("/readyz") == (200, "ready\n"))
 
 
 # ---- draining ------------------------------------------------------------------------------------

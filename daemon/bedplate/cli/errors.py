@@ -1,7 +1,7 @@
 """What goes wrong, as the one line that a user reads.
 
-    bedplate: NOT_FOUND BUCKET_NOT_FOUND: there is no bucket "photos"
-              code      reason            what happened
+bedplate: NOT_FOUND BUCKET_NOT_FOUND: there is no bucket "photos"
+          code      reason            what happened
 """
 
 from typing import Any
@@ -50,5 +50,7 @@ def _describe_call(error: grpc.RpcError) -> str:
     if reason:
         return f"{code} {reason}: {details}"
     if call.code() is grpc.StatusCode.UNAVAILABLE:
-        return f"cannot reach the daemon: {details}"
+        return (
+            f"cannot reach the daemon: {details.partition('last error: UNKNOWN: ')[2] or details}"
+        )
     return f"{code}: {details}"

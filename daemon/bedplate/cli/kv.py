@@ -116,7 +116,10 @@ def scan(
     with connected(context) as client:
         if count:
             found = sum(page.count for page in pages(client, request))
-            print_json({"count": found}) if as_json else print(found)
+            if as_json:
+                print_json({"count": found})
+            else:
+                print(found)
             return
         for pair in pairs(client, request, limit):
             if as_json:
@@ -137,9 +140,7 @@ def watch(
     limit: Annotated[int, typer.Option(min=0, help="End after so many changes; 0: never.")] = 0,
 ) -> None:
     """Print every change as it happens: revision, what, key and value."""
-    request = pb.WatchRequest(
-        prefix=os.fsencode(prefix), start_revision=revision, with_values=True
-    )
+    request = pb.WatchRequest(prefix=os.fsencode(prefix), start_revision=revision, with_values=True)
     as_json, left = settings_of(context).as_json, limit
     with connected(context) as client:
         responses = client.stream(client.kv.Watch, request)
@@ -147,7 +148,10 @@ def watch(
             if response.created:
                 note(f"watching from revision {response.revision}")
             for event in response.events:
-                print_json(message_json(event)) if as_json else print(_event_line(event), flush=True)
+                if as_json:
+                    print_json(message_json(event))
+                else:
+                    print(_event_line(event), flush=True)
                 left -= 1
                 if left == 0:
                     responses.cancel()

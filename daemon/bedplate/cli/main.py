@@ -94,7 +94,8 @@ def _connection(
         bool, typer.Option("--tls", help="TLS, trusting the system's authorities.")
     ] = False,
     tls_ca: Annotated[
-        Path | None, typer.Option("--tls-ca", help="TLS, trusting the authorities in this PEM file.")
+        Path | None,
+        typer.Option("--tls-ca", help="TLS, trusting the authorities in this PEM file."),
     ] = None,
     tls_cert: Annotated[
         Path | None, typer.Option("--tls-cert", help="PEM file of our certificate, for mTLS.")

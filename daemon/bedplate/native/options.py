@@ -17,6 +17,7 @@ class Options:
     manual: int = 0
     readers: int = 0
     index_memory_max: int = 0
+    value_cache_bytes: int = 0
     history_ms_max: int = 0
     history_versions_max: int = 0
     history_bytes_max: int = 0

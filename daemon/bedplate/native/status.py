@@ -76,6 +76,7 @@ class Status:
     group_buckets: tuple[int, ...]
     open_requests: int
     open_request_bytes: int
+    failpoint_hits: int
     state_hash: tuple[int, ...]
 
     @property

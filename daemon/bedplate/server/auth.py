@@ -5,7 +5,8 @@
     root    ...                                                               admin:*,kv:*,object:*
 
 Only hashes are stored, so the file gives no token away. Tokens are random and long, so a plain hash
-of them cannot be guessed back; `bedplate token create` makes them. A scope is layer:right, and layer:* is every right of the layer.
+of them cannot be guessed back; `bedplate token create` makes them. A scope is layer:right, and
+layer:* is every right of the layer.
 """
 
 import re

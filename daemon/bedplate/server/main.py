@@ -36,11 +36,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = load(options.config, _flags(options))
         logging.configure(level=config.telemetry.log_level, style=config.telemetry.log_format)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with asyncio.Runner(loop_factory=_new_loop) as runner:
             return runner.run(_run(config))
     except BedplateError as error:
         print(f"bedplated: {error}", file=sys.stderr)
         return EXIT_UNUSABLE
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """uvloop; in debug mode asyncio's own, which alone reports every callback that is slow."""
+    debug = sys.flags.dev_mode or os.environ.get("PYTHONASYNCIODEBUG")
+    return asyncio.new_event_loop() if debug else uvloop.new_event_loop()
 
 
 async def _run(config: Config) -> int:

@@ -58,6 +58,11 @@ class IndexConfig(Section):
         "Bytes of memory for the index; writes that would grow it further get RESOURCE_EXHAUSTED. "
         "0: no limit.",
     )
+    value_cache: ByteSize = _size(
+        64 << 20,
+        "Bytes of memory for small values (up to 1008 bytes) read lately, beside the system's page "
+        "cache. 0: none.",
+    )
 
 
 class HistoryConfig(Section):

@@ -100,9 +100,7 @@ class KVModule:
         reader = asyncio.create_task(self._read_frames(requests, window, answered))
         try:
             while (future := await answered.get()) is not None:
-                response = future.result().data
-                if response:  # none for an empty frame
-                    await context.write(response)
+                await context.write(future.result().data)
                 window.release()
             await reader
         finally:
@@ -121,6 +119,8 @@ class KVModule:
         try:
             with self._streams.waiting():
                 async for frame in requests:
+                    if not frame:  # no op, so no result either
+                        continue
                     await window.acquire()
                     try:
                         future = await self._submit(frame)

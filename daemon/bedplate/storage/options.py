@@ -15,6 +15,7 @@ def engine_options(config: StorageConfig, directory: Path, failpoints: str = "")
         segment_size=config.log.segment_size,
         interval_ms=config.log.interval_ms,
         index_memory_max=config.index.memory_max,
+        value_cache_bytes=config.index.value_cache or 1,  # to the engine 0 is the default
         history_ms_max=config.history.seconds_max * 1000,
         history_versions_max=config.history.versions_max,
         history_bytes_max=config.history.bytes_max,

@@ -77,6 +77,7 @@ _COUNTERS: Final[tuple[tuple[str, str, Read], ...]] = (
     ("cleaned_bytes", "Bytes that cleaning copied.", lambda s: s.cleaned_bytes),
     ("scrubbed_bytes", "Bytes checked by scrubs.", lambda s: s.scrubbed_bytes),
     ("scrub_findings", "Damage found by scrubs.", lambda s: s.scrub_findings),
+    ("failpoint_hits", "Faults injected by failpoints; tests.", lambda s: s.failpoint_hits),
     ("watches_too_slow", "Watches cancelled as too slow.", lambda s: s.watch_lag_cancels),
 )
 

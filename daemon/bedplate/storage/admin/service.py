@@ -121,7 +121,7 @@ def _parse(kind: type[Q], message: bytes) -> Q:
 
 def _unary(
     kind: type[Q], answer: Callable[[Q], Awaitable[Message]]
-) -> grpc.RpcMethodHandler[Any, Any]:
+) -> "grpc.RpcMethodHandler[Any, Any]":
     """Parsed here, so that what cannot be parsed is MALFORMED_REQUEST like everywhere."""
 
     async def handle(message: bytes, _: Context) -> bytes:

@@ -1,0 +1,97 @@
+"""`bedplate restore`, `fsck` and `config`: what needs no running daemon."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bedplate.cli.connection import settings_of
+from bedplate.cli.errors import CommandError
+from bedplate.cli.output import print_json
+from bedplate.native.operations import fsck as check_store
+from bedplate.native.operations import restore as restore_store
+from bedplate.native.options import Options
+from bedplate.server.config import reference
+
+_STORE = "store"  # of a data directory: where the engine's files are
+
+DataDir = Annotated[
+    Path, typer.Option("--data-dir", metavar="DIR", help="The data directory of a stopped daemon.")
+]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands of this module to the main one."""
+    for command in (restore, fsck, config):
+        app.command()(command)
+
+
+def restore(
+    file: Annotated[Path, typer.Argument(help="What `bedplate backup` wrote.")],
+    data_dir: Annotated[
+        Path, typer.Option("--data-dir", metavar="DIR", help="A new data directory.")
+    ],
+) -> None:
+    """Make a data directory from a backup. It gets a new cluster id, and its revisions jump far
+    ahead, so that nothing a client remembers of the old store matches by accident.
+    """
+    if not file.is_file():
+        raise CommandError(f"{file} is no file")
+    with _new_directory(data_dir):
+        restore_store(Options(dir=str(data_dir / _STORE)), str(file))
+    print(f"restored {file}; start it with: bedplated --data-dir {data_dir}")
+
+
+def fsck(
+    context: typer.Context,
+    data_dir: DataDir,
+    rebuild: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Salvage what is intact into this new data directory. Best effort: acknowledged "
+            "writes may be missing in it.",
+        ),
+    ] = None,
+) -> None:
+    """Check and explain the files of a stopped daemon. Exit 1 when they are damaged."""
+    store = data_dir / _STORE
+    if not store.is_dir():
+        raise CommandError(f"{data_dir} holds no store")
+    if rebuild is None:
+        report = check_store(str(store))
+    else:
+        with _new_directory(rebuild):
+            report = check_store(str(store), str(rebuild / _STORE))
+    if settings_of(context).as_json:
+        print_json({"sound": report.sound, "report": report.text.splitlines()})
+    else:
+        sys.stdout.write(report.text)
+    if not report.sound:
+        raise typer.Exit(1)
+
+
+def config() -> None:
+    """Print every key of bedplated's configuration with its meaning and default, as TOML."""
+    sys.stdout.write(reference())
+
+
+@contextlib.contextmanager
+def _new_directory(path: Path) -> Iterator[None]:
+    """A directory made with mode 0700, or an empty one; taken away again when the work in it
+    fails and leaves it empty. Raises CommandError, OSError.
+    """
+    if path.exists() and any(path.iterdir()):
+        raise CommandError(f"{path} is not empty; name a new directory")
+    made = not path.exists()
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise

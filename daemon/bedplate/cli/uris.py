@@ -1,0 +1,48 @@
+"""object://bucket/key, as commands take it."""
+
+from dataclasses import dataclass
+
+from bedplate.cli.errors import CommandError
+
+SCHEME = "object://"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A bucket, and a key or prefix in it; "" is all of the bucket."""
+
+    bucket: str
+    key: str = ""
+
+    def __str__(self) -> str:
+        return f"{SCHEME}{self.bucket}/{self.key}"
+
+
+def parse_place(text: str) -> Place:
+    """A bucket with or without a key. Raises CommandError."""
+    bucket, _, key = text.removeprefix(SCHEME).partition("/")
+    if not text.startswith(SCHEME) or not bucket:
+        raise CommandError(f'expected {SCHEME}BUCKET/KEY, not "{text}"')
+    return Place(_utf8(bucket), _utf8(key))
+
+
+def parse_object(text: str) -> Place:
+    """A bucket and a key. Raises CommandError."""
+    place = parse_place(text)
+    if not place.key:
+        raise CommandError(f'"{text}" names no object: expected {SCHEME}BUCKET/KEY')
+    return place
+
+
+def parse_bucket(text: str) -> str:
+    """A bucket, with the scheme or without. Raises CommandError."""
+    place = parse_place(text if text.startswith(SCHEME) else SCHEME + text)
+    if place.key:
+        raise CommandError(f'"{text}" names more than a bucket')
+    return place.bucket
+
+
+def _utf8(text: str) -> str:
+    if any("\ud800" <= char <= "\udfff" for char in text):  # bytes of the command line that are not
+        raise CommandError("names of buckets and objects are UTF-8")
+    return text

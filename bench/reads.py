@@ -6,7 +6,7 @@ from pathlib import Path
 from bench.comparison import Comparison, threads_text
 from bench.profile import profile_command
 from bench.report import Row
-from bench.rocksdb import RocksDB
+from bench.rocksdb import CACHE_BYTES, RocksDB
 from bench.setting import Setting
 from bench.stats import Spread
 
@@ -38,24 +38,27 @@ def reads(setting: Setting) -> list[Row]:
 
 def _get(setting: Setting, rocksdb: RocksDB, database: Path, threads: int) -> Row:
     options = ("--threads", str(threads), *_common(setting))
+    cached_options = (*options, "--cache", str(CACHE_BYTES))
     judged = threads == 1
-    cached = "RocksDB readrandom"
+    cached = f"RocksDB readrandom, cache of {CACHE_BYTES >> 20} MiB"
     comparison = Comparison(
-        f"point get, {threads_text(threads)}, random over {setting.keys:,} keys",
+        f"point get, {threads_text(threads)}, random over {setting.keys:,} keys, "
+        f"cache of {CACHE_BYTES >> 20} MiB",
         "k/s",
         1e3,
         ratio_least=GET_RATIO if judged else None,
         goal=f">= {GET_RATIO:g}x RocksDB readrandom" if judged else "",
         rounds=setting.rounds if judged else setting.few_rounds,
         counted=frozenset({cached}),
-        profile=partial(profile_command, setting, setting.engine_argv("get", *options)),
+        profile=partial(profile_command, setting, setting.engine_argv("get", *cached_options)),
     )
     read = partial(rocksdb.read_random, database, threads, setting.seconds)
     rivals = {cached: read}
     if judged:
-        rivals["with its default cache of 32 MB"] = partial(read, cache=False)
-        rivals["with mmap_read"] = partial(read, "--mmap_read=true")
-    return comparison.row(setting, partial(_speed, setting, "get", *options), rivals)
+        rivals["its default cache"] = partial(read, cache=False)
+        rivals["its mmap_read"] = partial(read, "--mmap_read=true")
+        rivals["ours with our default cache"] = partial(_speed, setting, "get", *options)
+    return comparison.row(setting, partial(_speed, setting, "get", *cached_options), rivals)
 
 
 def _common(setting: Setting) -> tuple[str, ...]:

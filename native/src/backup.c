@@ -50,14 +50,15 @@ struct bp_backup {
     uint64_t n_request_ids, next_request_id;
 
     enum stage stage;
-    struct bp_buffer block; /* header's room, then the payload; once finished, handed out up to `given` */
+    struct bp_buffer
+        block; /* header's room, then the payload; once finished, handed out up to `given` */
     size_t given;
-    uint64_t offset;        /* bytes of the blocks finished */
+    uint64_t offset; /* bytes of the blocks finished */
     struct bp_backup_totals totals;
-    uint32_t next_size;     /* of next_key; the walk goes on there */
+    uint32_t next_size; /* of next_key; the walk goes on there */
     uint8_t next_key[BP_STORED_KEY_MAX + 1];
     struct step step;
-    struct bp_error error;  /* code BP_OK: none yet */
+    struct bp_error error; /* code BP_OK: none yet */
 };
 
 static int no_memory(struct bp_error *err) {
@@ -256,9 +257,8 @@ static int add_all_that_fits(struct bp_backup *backup, bool *more, struct bp_err
 
 /* ---- the stream ----------------------------------------------------------------------------- */
 
-static const uint32_t sections[STAGE_END] = {BP_BACKUP_HEADER, BP_BACKUP_LEASES,
-                                             BP_BACKUP_REQUEST_IDS, BP_BACKUP_KEYS,
-                                             BP_BACKUP_TRAILER};
+static const uint32_t sections[STAGE_END] = {
+    BP_BACKUP_HEADER, BP_BACKUP_LEASES, BP_BACKUP_REQUEST_IDS, BP_BACKUP_KEYS, BP_BACKUP_TRAILER};
 
 /* The next block, or none where a section is empty. */
 static int produce(struct bp_backup *backup, struct bp_error *err) {

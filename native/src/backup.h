@@ -63,9 +63,11 @@ struct bp_backup_totals {
 
 void bp_backup_header_encode(const struct bp_backup_header *header, struct bp_buffer *out);
 /* FORMAT_UNSUPPORTED's code for a newer format, else DATA_LOSS; no message, the caller knows the file. */
-int bp_backup_header_decode(struct bp_slice payload, struct bp_backup_header *header, uint32_t *format);
+int bp_backup_header_decode(struct bp_slice payload, struct bp_backup_header *header,
+                            uint32_t *format);
 /* Everything of a record but the value's bytes; returns room for these, or NULL (out->failed). */
-uint8_t *bp_backup_key_encode(struct bp_slice key, const struct bp_version *version, struct bp_buffer *out);
+uint8_t *bp_backup_key_encode(struct bp_slice key, const struct bp_version *version,
+                              struct bp_buffer *out);
 /* Takes one record off the front: 1, 0 at the end, -1 malformed. The value's checksum is verified. */
 int bp_backup_key_next(struct bp_slice *payload, struct bp_backup_key *key);
 void bp_backup_trailer_encode(const struct bp_backup_totals *totals, struct bp_buffer *out);
@@ -85,6 +87,7 @@ struct bp_backup_visitor {
  * Read a whole backup and verify every byte of it. What is visited counts only once this returned BP_OK. DATA_LOSS/STORE_CORRUPT with the
  * offset; FAILED_PRECONDITION/FORMAT_UNSUPPORTED.
  */
-int bp_backup_read(struct bp_disk *disk, const char *path, const struct bp_backup_visitor *visitor, struct bp_error *err);
+int bp_backup_read(struct bp_disk *disk, const char *path, const struct bp_backup_visitor *visitor,
+                   struct bp_error *err);
 
 #endif

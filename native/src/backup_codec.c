@@ -80,12 +80,12 @@ int bp_backup_key_next(struct bp_slice *payload, struct bp_backup_key *key) {
     if (payload->size < BP_BACKUP_KEY_SIZE) {
         return -1;
     }
-    *key = (struct bp_backup_key){.version = {.revision = bp_get_u64(p),
-                                              .create_revision = bp_get_u64(p + 8),
-                                              .lease = bp_get_u64(p + 16),
-                                              .version = bp_get_u32(p + 24),
-                                              .value = {.size = bp_get_u32(p + 28),
-                                                        .crc = bp_get_u32(p + 32)}}};
+    *key = (struct bp_backup_key){
+        .version = {.revision = bp_get_u64(p),
+                    .create_revision = bp_get_u64(p + 8),
+                    .lease = bp_get_u64(p + 16),
+                    .version = bp_get_u32(p + 24),
+                    .value = {.size = bp_get_u32(p + 28), .crc = bp_get_u32(p + 32)}}};
     uint32_t key_size = bp_get_u16(p + 36), value_size = key->version.value.size;
     if (key_size < 2 || key_size > BP_STORED_KEY_MAX || value_size > BP_VALUE_MAX ||
         bp_get_u16(p + 38) != 0 ||

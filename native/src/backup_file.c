@@ -69,7 +69,8 @@ static int visit_request_ids(struct reader *reader, struct bp_slice payload, str
             return damaged(reader, "a malformed request id", err);
         }
         reader->counted.request_ids++;
-        code = visitor->request_id == NULL ? BP_OK : visitor->request_id(visitor->arg, &record, err);
+        code =
+            visitor->request_id == NULL ? BP_OK : visitor->request_id(visitor->arg, &record, err);
     }
     return code;
 }

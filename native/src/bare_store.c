@@ -39,7 +39,8 @@ int bp_bare_store_new(const struct bp_options *options, struct bp_disk *disk, co
                       struct bp_store **out, struct bp_error *err) {
     struct bp_store *store = calloc(1, sizeof *store);
     if (store == NULL) {
-        return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no memory for a store");
+        return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,
+                       "no memory for a store");
     }
     store->options = *options;
     store->options.manual = 1;
@@ -58,7 +59,8 @@ int bp_bare_store_new(const struct bp_options *options, struct bp_disk *disk, co
     init_locks(store);
     if (!make_parts(store)) {
         bp_bare_store_free(store);
-        return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no memory for a store");
+        return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,
+                       "no memory for a store");
     }
     *out = store;
     return BP_OK;

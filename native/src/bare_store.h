@@ -8,8 +8,8 @@
 #include "store.h"
 
 /* `disk` stays the caller's. Nothing on it is touched. Zero segment_size and request_ids_max get their defaults. */
-int bp_bare_store_new(const struct bp_options *options, struct bp_disk *disk, const char *dir, struct bp_store **store,
-                      struct bp_error *err);
+int bp_bare_store_new(const struct bp_options *options, struct bp_disk *disk, const char *dir,
+                      struct bp_store **store, struct bp_error *err);
 /* Also closes store->log, if one was opened, and store->lock_fd. */
 void bp_bare_store_free(struct bp_store *store);
 

@@ -1,17 +1,22 @@
 /*
  * Writing checkpoints (checkpoint.h draws the file).
  *
- *   under `apply`    copy META, leases, request ids; pin the compaction revision            writers wait for this copy only
- *   then             walk the index between the compaction revision and the cut's revision, a leaf's lock at a time, into blocks
+ *   under `apply`    copy META, leases, request ids; pin the compaction revision; writers wait for
+ *                    this copy only
+ *   then             walk the index between the compaction revision and the cut's revision, one
+ *                    leaf's lock at a time, into blocks
  *                    .tmp -> sync every few MiB -> trailer -> sync -> rename -> sync directory
- *   then             the oldest of three goes, and everything under a checkpoint's name that is not kept
+ *   then             the oldest of three goes, and whatever else has a checkpoint's name
  *
- * Why the walk sees the cut though writers go on: versions are never changed, only added above the cut's revision (and left out here) or
- * trimmed below the pinned one (and not wanted here). Places change only by cleaning, which holds the same keeper.mutex.
+ * Why the walk sees the cut though writers go on: versions are never changed, only added above the
+ * cut's revision (and left out here) or trimmed below the pinned one (and not wanted here). Places
+ * change only by cleaning, which holds the same keeper.mutex.
  *
  * Invariants
- *   - The log is durable through the cut's index before the file gets its name (in interval mode that takes asking).
- *   - Of the files with a checkpoint's name the newest two are kept; a segment one of them names, or replay from it needs, stays.
+ *   - The log is durable through the cut's index before the file gets its name (in interval mode
+ *     that takes asking).
+ *   - Of the files with a checkpoint's name the newest two are kept; a segment one of them names,
+ *     or replay from it needs, stays.
  *   - A failed step discards this file and changes nothing else; the next attempt cuts anew.
  */
 #include "checkpoint.h"
@@ -26,12 +31,13 @@
 #include "keeper.h"
 #include "store.h"
 
-#define SYNC_EVERY (4u << 20)   /* dirty bytes: one large sync at the end would hold up the log's own */
-#define REST_PERCENT 100u       /* of the time the last piece took */
+#define SYNC_EVERY                                                                                 \
+    (4u << 20)            /* dirty bytes: one large sync at the end would hold up the log's own */
+#define REST_PERCENT 100u /* of the time the last piece took */
 #define SYNC_WAIT_MS_MAX 10000u /* interval mode: for the log's sync */
 #define CUT_ATTEMPTS 16u
 
-/* ---- the cut ------------------------------------------------------------------------------------------------------------- */
+/* ---- the cut --------------------------------------------------------------------------------- */
 
 struct cut {
     struct bp_ckpt_meta meta;
@@ -43,13 +49,12 @@ struct cut {
     uint64_t n_request_ids;
 };
 
-static int no_memory(struct bp_error *err)
-{
-    return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no memory for a checkpoint");
+static int no_memory(struct bp_error *err) {
+    return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,
+                   "no memory for a checkpoint");
 }
 
-static void copy_meta(struct bp_store *store, struct cut *cut)
-{
+static void copy_meta(struct bp_store *store, struct cut *cut) {
     struct bp_ckpt_meta *meta = &cut->meta;
     *meta = (struct bp_ckpt_meta){
         .applied_index = store->applied_index,
@@ -72,16 +77,15 @@ static void copy_meta(struct bp_store *store, struct cut *cut)
     cut->log_bytes = atomic_load(&store->bytes_since_checkpoint);
 }
 
-static void copy_request_ids(const struct bp_store *store, struct cut *cut)
-{
+static void copy_request_ids(const struct bp_store *store, struct cut *cut) {
     for (uint64_t i = 0; i < cut->n_request_ids; i++) {
         cut->request_ids[i] = *bp_request_ids_at(store->request_ids, i);
     }
 }
 
 /* The copy, in memory that was taken before. False: the request-id table has outgrown it. */
-static bool cut_locked(struct bp_store *store, struct cut *cut, uint64_t capacity, int *code, struct bp_error *err)
-{
+static bool cut_locked(struct bp_store *store, struct cut *cut, uint64_t capacity, int *code,
+                       struct bp_error *err) {
     cut->n_request_ids = bp_request_ids_count(store->request_ids);
     if (cut->n_request_ids > capacity) {
         return false;
@@ -101,8 +105,7 @@ static bool cut_locked(struct bp_store *store, struct cut *cut, uint64_t capacit
     return true;
 }
 
-static int take_cut(struct bp_store *store, struct cut *cut, struct bp_error *err)
-{
+static int take_cut(struct bp_store *store, struct cut *cut, struct bp_error *err) {
     *cut = (struct cut){0};
     uint64_t capacity = 0;
     for (uint32_t attempt = 0; attempt < CUT_ATTEMPTS; attempt++) {
@@ -124,24 +127,24 @@ static int take_cut(struct bp_store *store, struct cut *cut, struct bp_error *er
         }
     }
     free(cut->request_ids);
-    return bp_fail(err, BP_UNAVAILABLE, BP_REASON_OUT_OF_MEMORY, "the request-id table grows too fast to be copied");
+    return bp_fail(err, BP_UNAVAILABLE, BP_REASON_OUT_OF_MEMORY,
+                   "the request-id table grows too fast to be copied");
 }
 
-static void drop_cut(struct bp_store *store, struct cut *cut)
-{
+static void drop_cut(struct bp_store *store, struct cut *cut) {
     bp_pins_remove(store, cut->pin);
     free(cut->leases);
     free(cut->request_ids);
 }
 
-/* ---- blocks -------------------------------------------------------------------------------------------------------------- */
+/* ---- blocks ---------------------------------------------------------------------------------- */
 
 struct writer {
     struct bp_store *store;
     int fd;
-    uint64_t offset, synced;    /* bytes written, bytes of them synced */
+    uint64_t offset, synced; /* bytes written, bytes of them synced */
     uint64_t piece_began_ns;
-    struct bp_buffer block;     /* header's room, then the payload so far */
+    struct bp_buffer block; /* header's room, then the payload so far */
     uint32_t section;
     uint32_t number;
     struct bp_ckpt_totals totals;
@@ -153,13 +156,11 @@ struct writer {
 
 enum walk_result { WALK_FULL = 1, WALK_NO_MEMORY = 2, WALK_UNKNOWN_SEGMENT = 3 };
 
-static int write_failed(const struct writer *writer, int rc, struct bp_error *err)
-{
+static int write_failed(const struct writer *writer, int rc, struct bp_error *err) {
     return bp_fail_io(err, rc, "cannot write the checkpoint at offset %" PRIu64, writer->offset);
 }
 
-static int sync_piece(struct writer *writer, struct bp_error *err)
-{
+static int sync_piece(struct writer *writer, struct bp_error *err) {
     struct bp_store *store = writer->store;
     int rc = bp_disk_sync(store->disk, BP_SITE_CHECKPOINT_SYNC, writer->fd);
     if (rc < 0) {
@@ -167,27 +168,30 @@ static int sync_piece(struct writer *writer, struct bp_error *err)
     }
     writer->synced = writer->offset;
     bool hurry = atomic_load_explicit(&store->disk_full, memory_order_relaxed);
-    bp_keeper_breathe(store, bp_disk_boot_ns(store->disk) - writer->piece_began_ns, hurry ? 0 : REST_PERCENT);
+    bp_keeper_breathe(store, bp_disk_boot_ns(store->disk) - writer->piece_began_ns,
+                      hurry ? 0 : REST_PERCENT);
     writer->piece_began_ns = bp_disk_boot_ns(store->disk);
-    return bp_keeper_stopping(store) ? bp_fail(err, BP_UNAVAILABLE, BP_REASON_STORE_CLOSED, "the store is closing") : BP_OK;
+    return bp_keeper_stopping(store)
+               ? bp_fail(err, BP_UNAVAILABLE, BP_REASON_STORE_CLOSED, "the store is closing")
+               : BP_OK;
 }
 
-static void begin_block(struct writer *writer, uint32_t section)
-{
+static void begin_block(struct writer *writer, uint32_t section) {
     writer->section = section;
     writer->block.size = 0;
     (void)bp_buffer_grow(&writer->block, BP_CKPT_BLOCK_HEADER);
     writer->versions.any = false;
 }
 
-static int end_block(struct writer *writer, struct bp_error *err)
-{
+static int end_block(struct writer *writer, struct bp_error *err) {
     struct bp_buffer *block = &writer->block;
     if (block->failed || block->size - BP_CKPT_BLOCK_HEADER > UINT32_MAX) {
         return no_memory(err);
     }
-    uint32_t crc = bp_ckpt_block_finish(block->data, (uint32_t)(block->size - BP_CKPT_BLOCK_HEADER), writer->section, writer->number);
-    int rc = bp_reserve_write(writer->store, BP_SITE_CHECKPOINT_WRITE, writer->fd, block->data, block->size, writer->offset);
+    uint32_t crc = bp_ckpt_block_finish(block->data, (uint32_t)(block->size - BP_CKPT_BLOCK_HEADER),
+                                        writer->section, writer->number);
+    int rc = bp_reserve_write(writer->store, BP_SITE_CHECKPOINT_WRITE, writer->fd, block->data,
+                              block->size, writer->offset);
     if (rc < 0) {
         return write_failed(writer, rc, err);
     }
@@ -200,8 +204,7 @@ static int end_block(struct writer *writer, struct bp_error *err)
 }
 
 /* Between records: starts the next block of the section when this one is full. */
-static int next_record(struct writer *writer, struct bp_error *err)
-{
+static int next_record(struct writer *writer, struct bp_error *err) {
     if (writer->block.size < BP_CKPT_BLOCK) {
         return BP_OK;
     }
@@ -211,16 +214,15 @@ static int next_record(struct writer *writer, struct bp_error *err)
 }
 
 /* Ends a section's last block, if it holds anything. */
-static int end_section(struct writer *writer, struct bp_error *err)
-{
+static int end_section(struct writer *writer, struct bp_error *err) {
     bool holds = writer->block.size > BP_CKPT_BLOCK_HEADER || writer->block.failed;
     return holds ? end_block(writer, err) : BP_OK;
 }
 
-/* ---- sections ------------------------------------------------------------------------------------------------------------ */
+/* ---- sections -------------------------------------------------------------------------------- */
 
-static int write_head(struct writer *writer, const struct cut *cut, uint64_t number, struct bp_error *err)
-{
+static int write_head(struct writer *writer, const struct cut *cut, uint64_t number,
+                      struct bp_error *err) {
     struct bp_ckpt_header header = {.number = number};
     memcpy(header.store_id, writer->store->store_id, sizeof header.store_id);
     begin_block(writer, BP_CKPT_HEADER);
@@ -231,8 +233,7 @@ static int write_head(struct writer *writer, const struct cut *cut, uint64_t num
     return code == BP_OK ? end_block(writer, err) : code;
 }
 
-static int write_leases(struct writer *writer, const struct cut *cut, struct bp_error *err)
-{
+static int write_leases(struct writer *writer, const struct cut *cut, struct bp_error *err) {
     int code = BP_OK;
     begin_block(writer, BP_CKPT_LEASES);
     for (uint64_t i = 0; code == BP_OK && i < cut->n_leases; i++) {
@@ -243,8 +244,7 @@ static int write_leases(struct writer *writer, const struct cut *cut, struct bp_
     return code == BP_OK ? end_section(writer, err) : code;
 }
 
-static int write_request_ids(struct writer *writer, const struct cut *cut, struct bp_error *err)
-{
+static int write_request_ids(struct writer *writer, const struct cut *cut, struct bp_error *err) {
     int code = BP_OK;
     begin_block(writer, BP_CKPT_REQUEST_IDS);
     for (uint64_t i = 0; code == BP_OK && i < cut->n_request_ids; i++) {
@@ -256,8 +256,7 @@ static int write_request_ids(struct writer *writer, const struct cut *cut, struc
 }
 
 /* The slot of `id` among writer->segments, or where it belongs. */
-static uint32_t segment_slot(const struct writer *writer, uint32_t id)
-{
+static uint32_t segment_slot(const struct writer *writer, uint32_t id) {
     uint32_t low = 0, high = writer->n_segments;
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;
@@ -270,8 +269,7 @@ static uint32_t segment_slot(const struct writer *writer, uint32_t id)
     return low;
 }
 
-static int add_segment(struct writer *writer, uint32_t slot, uint32_t id)
-{
+static int add_segment(struct writer *writer, uint32_t slot, uint32_t id) {
     const struct bp_segment *segment = bp_segments_find(writer->store->segments, id);
     if (segment == NULL) {
         return WALK_UNKNOWN_SEGMENT;
@@ -287,8 +285,10 @@ static int add_segment(struct writer *writer, uint32_t slot, uint32_t id)
     }
     struct bp_ckpt_segment *at = writer->segments + slot;
     memmove(at + 1, at, (writer->n_segments - slot) * sizeof *at);
-    *at = (struct bp_ckpt_segment){.id = id, .kind = (uint32_t)segment->header.kind, .used = BP_SEGMENT_HEADER};
-    if (segment->header.kind == BP_SEGMENT_SETTLED) { /* the keeper's own: nobody else writes these fields */
+    *at = (struct bp_ckpt_segment){
+        .id = id, .kind = (uint32_t)segment->header.kind, .used = BP_SEGMENT_HEADER};
+    if (segment->header.kind ==
+        BP_SEGMENT_SETTLED) { /* the keeper's own: nobody else writes these fields */
         at->used = segment->used;
         at->value_bytes = segment->value_bytes;
     }
@@ -296,8 +296,7 @@ static int add_segment(struct writer *writer, uint32_t slot, uint32_t id)
     return 0;
 }
 
-static int note_place(struct writer *writer, const struct bp_value_ref *value)
-{
+static int note_place(struct writer *writer, const struct bp_value_ref *value) {
     uint32_t slot = writer->segment_hint;
     if (slot >= writer->n_segments || writer->segments[slot].id != value->at.segment) {
         slot = segment_slot(writer, value->at.segment);
@@ -312,18 +311,19 @@ static int note_place(struct writer *writer, const struct bp_value_ref *value)
     struct bp_ckpt_segment *segment = &writer->segments[slot];
     uint32_t end = value->at.offset + value->size;
     if (segment->used < end) {
-        assert(segment->kind == BP_SEGMENT_LOG); /* nothing refers to a settled record that is not synced */
+        assert(segment->kind ==
+               BP_SEGMENT_LOG); /* nothing refers to a settled record that is not synced */
         segment->used = end;
     }
     return 0;
 }
 
 /* Under a leaf's lock: copies only. Stops before a new key when the block is full. */
-static int visit_version(void *arg, struct bp_slice key, const struct bp_version *version)
-{
+static int visit_version(void *arg, struct bp_slice key, const struct bp_version *version) {
     struct writer *writer = arg;
     const struct bp_ckpt_version_writer *last = &writer->versions;
-    if (writer->block.size >= BP_CKPT_BLOCK && !bp_slice_equal(key, bp_slice(last->key, last->key_size))) {
+    if (writer->block.size >= BP_CKPT_BLOCK &&
+        !bp_slice_equal(key, bp_slice(last->key, last->key_size))) {
         return WALK_FULL;
     }
     bool new_key = bp_ckpt_version_encode(&writer->versions, key, version, &writer->block);
@@ -332,21 +332,20 @@ static int visit_version(void *arg, struct bp_slice key, const struct bp_version
     return version->value.size > 0 ? note_place(writer, &version->value) : 0;
 }
 
-static int walk_failed(int result, struct bp_error *err)
-{
+static int walk_failed(int result, struct bp_error *err) {
     return result == WALK_NO_MEMORY ? no_memory(err)
-                                    : bp_fail(err, BP_INTERNAL, BP_REASON_STORE_CORRUPT, "the index names a segment that is not known");
+                                    : bp_fail(err, BP_INTERNAL, BP_REASON_STORE_CORRUPT,
+                                              "the index names a segment that is not known");
 }
 
-static int write_versions(struct writer *writer, const struct cut *cut, struct bp_error *err)
-{
+static int write_versions(struct writer *writer, const struct cut *cut, struct bp_error *err) {
     uint8_t next[BP_STORED_KEY_MAX + 1];
     struct bp_slice start = bp_slice(next, 0);
     int result = WALK_FULL;
     begin_block(writer, BP_CKPT_VERSIONS);
     while (result == WALK_FULL) {
-        result = bp_index_scan_versions(writer->store->index, start, cut->meta.compaction_revision, cut->meta.next_revision - 1,
-                                        visit_version, writer);
+        result = bp_index_scan_versions(writer->store->index, start, cut->meta.compaction_revision,
+                                        cut->meta.next_revision - 1, visit_version, writer);
         if (result == WALK_FULL) { /* go on with the first key above the last one */
             memcpy(next, writer->versions.key, writer->versions.key_size);
             next[writer->versions.key_size] = 0;
@@ -360,8 +359,7 @@ static int write_versions(struct writer *writer, const struct cut *cut, struct b
     return result == 0 ? end_section(writer, err) : walk_failed(result, err);
 }
 
-static int write_segments(struct writer *writer, struct bp_error *err)
-{
+static int write_segments(struct writer *writer, struct bp_error *err) {
     int code = BP_OK;
     begin_block(writer, BP_CKPT_SEGMENTS);
     writer->totals.segments = writer->n_segments;
@@ -373,8 +371,7 @@ static int write_segments(struct writer *writer, struct bp_error *err)
     return code == BP_OK ? end_section(writer, err) : code;
 }
 
-static int write_trailer(struct writer *writer, struct bp_error *err)
-{
+static int write_trailer(struct writer *writer, struct bp_error *err) {
     writer->totals.blocks = writer->number;
     writer->totals.file_size = writer->offset + BP_CKPT_BLOCK_HEADER + BP_CKPT_TRAILER_SIZE;
     begin_block(writer, BP_CKPT_TRAILER);
@@ -382,11 +379,13 @@ static int write_trailer(struct writer *writer, struct bp_error *err)
     return end_block(writer, err);
 }
 
-/* ---- the file ------------------------------------------------------------------------------------------------------------ */
+/* ---- the file -------------------------------------------------------------------------------- */
 
-/* In interval mode the log may be behind: nothing may name values, or a replay start, that a power cut takes back. */
-static int wait_for_log(struct bp_store *store, const struct cut *cut, struct bp_error *err)
-{
+/*
+ * In interval mode the log may be behind: nothing may name values, or a replay start, that a power
+ * cut takes back.
+ */
+static int wait_for_log(struct bp_store *store, const struct cut *cut, struct bp_error *err) {
     if (store->options.interval_ms == 0) {
         return BP_OK; /* applied <= durable, always */
     }
@@ -402,11 +401,12 @@ static int wait_for_log(struct bp_store *store, const struct cut *cut, struct bp
             (void)nanosleep(&pause, NULL);
         }
     }
-    return bp_fail(err, BP_UNAVAILABLE, BP_REASON_IO_FAILED, "the log is not synced through index %" PRIu64, cut->meta.applied_index);
+    return bp_fail(err, BP_UNAVAILABLE, BP_REASON_IO_FAILED,
+                   "the log is not synced through index %" PRIu64, cut->meta.applied_index);
 }
 
-static int write_sections(struct writer *writer, const struct cut *cut, uint64_t number, struct bp_error *err)
-{
+static int write_sections(struct writer *writer, const struct cut *cut, uint64_t number,
+                          struct bp_error *err) {
     int code = write_head(writer, cut, number, err);
     code = code == BP_OK ? write_leases(writer, cut, err) : code;
     code = code == BP_OK ? write_request_ids(writer, cut, err) : code;
@@ -416,9 +416,11 @@ static int write_sections(struct writer *writer, const struct cut *cut, uint64_t
     return code == BP_OK && writer->synced < writer->offset ? sync_piece(writer, err) : code;
 }
 
-/* The final name. A file whose name may not last is taken away again: what it names is not kept for it. */
-static int publish(struct bp_store *store, const char *tmp, uint64_t number, struct bp_error *err)
-{
+/*
+ * The final name. A file whose name may not last is taken away again: what it names is not kept for
+ * it.
+ */
+static int publish(struct bp_store *store, const char *tmp, uint64_t number, struct bp_error *err) {
     char path[BP_CKPT_PATH_MAX];
     bp_ckpt_path(store->dir, number, false, path);
     int rc = bp_disk_rename(store->disk, BP_SITE_CHECKPOINT_RENAME, tmp, path);
@@ -433,13 +435,15 @@ static int publish(struct bp_store *store, const char *tmp, uint64_t number, str
     return BP_OK;
 }
 
-static int write_file(struct bp_store *store, const struct cut *cut, struct writer *writer, uint64_t number, struct bp_error *err)
-{
+static int write_file(struct bp_store *store, const struct cut *cut, struct writer *writer,
+                      uint64_t number, struct bp_error *err) {
     char tmp[BP_CKPT_PATH_MAX];
     bp_ckpt_path(store->dir, number, true, tmp);
     *writer = (struct writer){.store = store, .piece_began_ns = bp_disk_boot_ns(store->disk)};
-    (void)bp_disk_unlink(store->disk, BP_SITE_NONE, tmp); /* one that an earlier failure could not take away */
-    writer->fd = bp_disk_open(store->disk, BP_SITE_CHECKPOINT_CREATE, tmp, BP_O_WRITE | BP_O_CREATE | BP_O_EXCL);
+    (void)bp_disk_unlink(store->disk, BP_SITE_NONE,
+                         tmp); /* one that an earlier failure could not take away */
+    writer->fd = bp_disk_open(store->disk, BP_SITE_CHECKPOINT_CREATE, tmp,
+                              BP_O_WRITE | BP_O_CREATE | BP_O_EXCL);
     if (writer->fd < 0) {
         return bp_fail_io(err, writer->fd, "cannot create the checkpoint");
     }
@@ -454,10 +458,9 @@ static int write_file(struct bp_store *store, const struct cut *cut, struct writ
     return code;
 }
 
-/* ---- keeping two --------------------------------------------------------------------------------------------------------- */
+/* ---- keeping two ----------------------------------------------------------------------------- */
 
-static bool is_kept(const struct bp_keeper *keeper, uint64_t number)
-{
+static bool is_kept(const struct bp_keeper *keeper, uint64_t number) {
     for (uint32_t i = 0; i < keeper->n_checkpoints; i++) {
         if (keeper->checkpoints[i].number == number) {
             return true;
@@ -467,8 +470,7 @@ static bool is_kept(const struct bp_keeper *keeper, uint64_t number)
 }
 
 /* Best effort: a file left over only takes space, and the next checkpoint tries again. */
-static void unlink_others(struct bp_store *store)
-{
+static void unlink_others(struct bp_store *store) {
     uint64_t *numbers;
     uint32_t n;
     if (bp_ckpt_list(store->disk, store->dir, &numbers, &n, NULL) != BP_OK) {
@@ -484,8 +486,8 @@ static void unlink_others(struct bp_store *store)
     free(numbers);
 }
 
-static void keep(struct bp_store *store, const struct cut *cut, const struct writer *writer, uint64_t number, uint32_t *ids)
-{
+static void keep(struct bp_store *store, const struct cut *cut, const struct writer *writer,
+                 uint64_t number, uint32_t *ids) {
     struct bp_keeper *keeper = &store->keeper;
     for (uint32_t i = 0; i < writer->n_segments; i++) {
         ids[i] = writer->segments[i].id;
@@ -510,14 +512,12 @@ static void keep(struct bp_store *store, const struct cut *cut, const struct wri
     unlink_others(store);
 }
 
-static uint64_t next_number(const struct bp_keeper *keeper, uint64_t applied_index)
-{
+static uint64_t next_number(const struct bp_keeper *keeper, uint64_t applied_index) {
     uint64_t above = keeper->n_checkpoints > 0 ? keeper->checkpoints[0].number + 1 : 0;
     return above > applied_index ? above : applied_index;
 }
 
-static int write_and_keep(struct bp_store *store, const struct cut *cut, struct bp_error *err)
-{
+static int write_and_keep(struct bp_store *store, const struct cut *cut, struct bp_error *err) {
     struct writer writer;
     uint64_t number = next_number(&store->keeper, cut->meta.applied_index);
     int code = write_file(store, cut, &writer, number, err);
@@ -536,11 +536,11 @@ static int write_and_keep(struct bp_store *store, const struct cut *cut, struct 
     return code;
 }
 
-int bp_checkpoint_write(struct bp_store *store, struct bp_error *err)
-{
+int bp_checkpoint_write(struct bp_store *store, struct bp_error *err) {
     if (atomic_load(&store->poisoned) || atomic_load(&store->damaged)) {
         /* An entry may have been applied in part, and the log is no place to replay from. */
-        return bp_fail(err, BP_UNAVAILABLE, BP_REASON_LOG_POISONED, "no checkpoint is made of a store that has stopped");
+        return bp_fail(err, BP_UNAVAILABLE, BP_REASON_LOG_POISONED,
+                       "no checkpoint is made of a store that has stopped");
     }
     struct cut cut;
     int code = take_cut(store, &cut, err);
@@ -548,29 +548,31 @@ int bp_checkpoint_write(struct bp_store *store, struct bp_error *err)
         code = write_and_keep(store, &cut, err);
         drop_cut(store, &cut);
     }
-    atomic_fetch_add(code == BP_OK ? &store->counters.checkpoints : &store->counters.checkpoint_failures, 1);
+    atomic_fetch_add(
+        code == BP_OK ? &store->counters.checkpoints : &store->counters.checkpoint_failures, 1);
     return code;
 }
 
-/* ---- asked by others ------------------------------------------------------------------------------------------------------ */
+/* ---- asked by others ------------------------------------------------------------------------- */
 
-bool bp_checkpoint_due(const struct bp_store *store)
-{
+bool bp_checkpoint_due(const struct bp_store *store) {
     const struct bp_keeper *keeper = &store->keeper;
     uint64_t newest = keeper->n_checkpoints > 0 ? keeper->checkpoints[0].bytes : 0;
-    uint64_t limit = store->options.checkpoint_bytes > newest ? store->options.checkpoint_bytes : newest;
-    return atomic_load_explicit(&store->bytes_since_checkpoint, memory_order_relaxed) > limit || bp_clean_waits(store);
+    uint64_t limit =
+        store->options.checkpoint_bytes > newest ? store->options.checkpoint_bytes : newest;
+    return atomic_load_explicit(&store->bytes_since_checkpoint, memory_order_relaxed) > limit ||
+           bp_clean_waits(store);
 }
 
-uint32_t bp_checkpoint_replay_segment(const struct bp_store *store)
-{
-    /* With fewer than two, the log itself is what stands in for the one that may turn out damaged. */
+uint32_t bp_checkpoint_replay_segment(const struct bp_store *store) {
+    /*
+     * With fewer than two, the log itself is what stands in for the one that may turn out damaged.
+     */
     const struct bp_keeper *keeper = &store->keeper;
     return keeper->n_checkpoints < 2 ? 0 : keeper->checkpoints[1].start.segment;
 }
 
-static bool names(const struct bp_checkpoint_info *checkpoint, uint32_t segment)
-{
+static bool names(const struct bp_checkpoint_info *checkpoint, uint32_t segment) {
     uint32_t low = 0, high = checkpoint->n_segments;
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;
@@ -583,8 +585,7 @@ static bool names(const struct bp_checkpoint_info *checkpoint, uint32_t segment)
     return low < checkpoint->n_segments && checkpoint->segments[low] == segment;
 }
 
-bool bp_checkpoint_names(const struct bp_store *store, uint32_t segment)
-{
+bool bp_checkpoint_names(const struct bp_store *store, uint32_t segment) {
     const struct bp_keeper *keeper = &store->keeper;
     for (uint32_t i = 0; i < keeper->n_checkpoints; i++) {
         if (names(&keeper->checkpoints[i], segment)) {

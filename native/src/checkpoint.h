@@ -1,35 +1,47 @@
 /*
  * The checkpoint file: an exact cut of all replicated state, and where in the log replay goes on.
  *
- *   <dir>/%016llx.ckpt    the number is the applied index, or one above the newest number where that is not lower: two
- *                         checkpoints at one index (the second without a segment that cleaning emptied) have two names
+ *   <dir>/%016llx.ckpt    the number is the applied index, or one above the newest number: two
+ *                         checkpoints at one index (the second without a segment that cleaning
+ *                         emptied) have two names
  *
- *   file     [HEADER][META][LEASES]*[REQUEST_IDS]*[VERSIONS]*[SEGMENTS]*[TRAILER]        one block each, or as many as it takes
+ *   file     [HEADER][META][LEASES]*[REQUEST_IDS]*[VERSIONS]*[SEGMENTS]*[TRAILER]
+ *            one block each, or (*) as many as it takes
  *
- *   block    0 u32 CRC32C of bytes 4.. of the block   4 u32 payload size   8 u32 section   12 u32 number of the block in the file
+ *   block    0 u32 CRC32C of bytes 4.. of the block   4 u32 payload size   8 u32 section
+ *           12 u32 number of the block in the file
  *            16 payload (about 256 KiB at most; one key with very many versions may be longer)
  *
- *   HEADER   0 magic[8] "BPCKPT\0\0"  8 u32 format version  12 u32 zero  16 store id[16]  32 u64 number
+ *   HEADER   0 magic[8] "BPCKPT\0\0"  8 u32 format version  12 u32 zero  16 store id[16]
+ *           32 u64 number
  *   META     0 u64 applied index  8 u64 its term  16 u64 next revision  24 u64 compaction revision
- *           32 u32 segment, 36 u32 offset, 40 u64 sequence: where replay starts  48 u64 Raft-compacted index
- *           56 u64 term, 64 u64 vote, 72 u64 commit: HARDSTATE  80 u64 member id  88 state hash[16]
- *          104 state hash[16] at the last compaction entry, 120 u64 its index  128 u32 size of  132 u32 zero  136 CONFIG payload (system.h)
- *   LEASES   records: u64 id, u64 ttl_ms                                         ascending
- *   REQUEST_IDS  records: u64 fingerprint, revision, deleted, lease, ttl_ms; u8 succeeded, u8 id size, id      oldest first
+ *           32 u32 segment, 36 u32 offset, 40 u64 sequence: where replay starts
+ *           48 u64 Raft-compacted index  56 u64 term, 64 u64 vote, 72 u64 commit: HARDSTATE
+ *           80 u64 member id  88 state hash[16]
+ *          104 state hash[16] at the last compaction entry, 120 u64 that entry's index
+ *          128 u32 size of what follows  132 u32 zero  136 CONFIG payload (system.h)
+ *   LEASES   records: u64 id, u64 ttl_ms; ascending
+ *   REQUEST_IDS  records: u64 fingerprint, revision, deleted, lease, ttl_ms; u8 succeeded,
+ *            u8 id size, id; oldest first
  *   VERSIONS records: 0 u8 flags: NEW_KEY 1, TOMBSTONE 2, LEASE 4, FIRST 8, EMPTY 16
- *            NEW_KEY: varint bytes shared with the key before it in this block, varint size of the rest, the rest     keys ascending
- *            varint revision (NEW_KEY), or how much it is below the version before      versions newest first
- *            unless TOMBSTONE or FIRST (version 1, created at its revision): varint revision - create_revision, varint version
+ *            NEW_KEY: varint bytes shared with the key before it in this block, varint size of
+ *            the rest, the rest; keys ascending
+ *            varint revision (NEW_KEY), or how much it is below the version before: newest first
+ *            unless TOMBSTONE or FIRST (version 1, created at its revision):
+ *            varint revision - create_revision, varint version
  *            LEASE: u64 lease
  *            unless TOMBSTONE: u32 crc, and unless EMPTY: varint size, varint segment, u32 offset
  *            A key's versions are all in one block. A value of no bytes lies nowhere.
- *   SEGMENTS records: u32 id, u32 kind, u32 used, u32 zero, u64 value bytes      ascending: every segment a version names.
- *            used: a log segment holds what versions name below it; a settled one held that much at the cut
+ *   SEGMENTS records: u32 id, u32 kind, u32 used, u32 zero, u64 value bytes; ascending: every
+ *            segment a version names.
+ *            used: a log segment holds what versions name below it; a settled one held that much at
+ *            the cut
  *            value bytes: settled: of all values in it, dead ones too
- *   TRAILER  0 u64 leases, request ids, keys, versions, segments, blocks before it; 48 u64 offset of the first SEGMENTS block
- *           56 u64 size of the file  64 u32 CRC32C over all other blocks' CRCs in order  68 u32 zero
+ *   TRAILER  0 u64 leases, request ids, keys, versions, segments, blocks before it
+ *           48 u64 offset of the first SEGMENTS block  56 u64 size of the file
+ *           64 u32 CRC32C over all other blocks' CRCs in order  68 u32 zero
  *
- * Written as .tmp, synced, renamed, directory synced: a file with its final name is whole, or damaged.
+ * Written as .tmp, synced, renamed, directory synced: under its final name it is whole, or damaged.
  */
 #ifndef BP_CHECKPOINT_H
 #define BP_CHECKPOINT_H
@@ -99,14 +111,19 @@ struct bp_ckpt_totals {
     uint32_t chain; /* CRC32C over the CRCs of all blocks before the trailer */
 };
 
-/* ---- checkpoint_codec.c: bytes <-> records; pure, fuzzed ------------------------------------------------------------------ */
+/* ---- checkpoint_codec.c: bytes <-> records; pure, fuzzed ------------------------------------- */
 
-/* The block at buf[0..n), CRC checked: BP_OK and *size its whole length, or OUT_OF_RANGE when there is none. */
-int bp_ckpt_block_decode(const uint8_t *buf, uint64_t n, struct bp_ckpt_block *block, uint64_t *size);
+/*
+ * The block at buf[0..n), CRC checked: BP_OK and *size its whole length, or OUT_OF_RANGE when there
+ * is none.
+ */
+int bp_ckpt_block_decode(const uint8_t *buf, uint64_t n, struct bp_ckpt_block *block,
+                         uint64_t *size);
 /* The length of the block whose first BP_CKPT_BLOCK_HEADER bytes these are (not checked yet). */
 uint64_t bp_ckpt_block_size(const uint8_t *header);
 /* `block` is a whole block with room for the header in front; fills that in and returns the CRC. */
-uint32_t bp_ckpt_block_finish(uint8_t *block, uint32_t payload_size, uint32_t section, uint32_t number);
+uint32_t bp_ckpt_block_finish(uint8_t *block, uint32_t payload_size, uint32_t section,
+                              uint32_t number);
 
 void bp_ckpt_header_encode(const struct bp_ckpt_header *header, struct bp_buffer *out);
 /* FORMAT_UNSUPPORTED for a newer format, else DATA_LOSS; no message, the caller knows the file. */
@@ -132,10 +149,13 @@ struct bp_ckpt_version_writer {
     uint8_t key[BP_STORED_KEY_MAX];
 };
 /* True when `version` is the first one of a new key. */
-bool bp_ckpt_version_encode(struct bp_ckpt_version_writer *writer, struct bp_slice key, const struct bp_version *version,
-                            struct bp_buffer *out);
+bool bp_ckpt_version_encode(struct bp_ckpt_version_writer *writer, struct bp_slice key,
+                            const struct bp_version *version, struct bp_buffer *out);
 
-/* Reads the keys of one VERSIONS block. Checks everything but what needs the rest of the file: order of keys and of revisions, sizes, flags. */
+/*
+ * Reads the keys of one VERSIONS block. Checks everything but what needs the rest of the file:
+ * order of keys and of revisions, sizes, flags.
+ */
 struct bp_ckpt_version_reader {
     struct bp_slice rest;
     struct bp_version *versions; /* of the key read last; grows */
@@ -150,27 +170,29 @@ void bp_ckpt_version_reader_aim(struct bp_ckpt_version_reader *reader, struct bp
 /* 1: key[0..key_size) and versions[0..n); 0 at the end; -1 malformed; -2 out of memory. */
 int bp_ckpt_version_next(struct bp_ckpt_version_reader *reader);
 
-/* ---- checkpoint_file.c: a file as a row of blocks ------------------------------------------------------------------------- */
+/* ---- checkpoint_file.c: a file as a row of blocks -------------------------------------------- */
 
 struct bp_ckpt_file {
     struct bp_disk *disk;
     int fd, site;
     const char *path;
-    uint64_t size;      /* of the file */
-    uint64_t offset;    /* of the next block */
-    uint32_t number;    /* of the next block */
-    bool jumped;        /* `offset` was set by hand: the next block may have any number */
+    uint64_t size;   /* of the file */
+    uint64_t offset; /* of the next block */
+    uint32_t number; /* of the next block */
+    bool jumped;     /* `offset` was set by hand: the next block may have any number */
     uint32_t chain;
     uint8_t *window;
     uint64_t window_at, window_filled, window_capacity;
 };
 
-int bp_ckpt_file_open(struct bp_ckpt_file *file, struct bp_disk *disk, const char *path, int site, struct bp_error *err);
+int bp_ckpt_file_open(struct bp_ckpt_file *file, struct bp_disk *disk, const char *path, int site,
+                      struct bp_error *err);
 void bp_ckpt_file_close(struct bp_ckpt_file *file);
 /* The next block, borrowed until the next call. DATA_LOSS/STORE_CORRUPT with file and offset. */
 int bp_ckpt_file_next(struct bp_ckpt_file *file, struct bp_ckpt_block *block, struct bp_error *err);
 /* DATA_LOSS/STORE_CORRUPT: "<path>: <what> at offset <offset>". */
-int bp_ckpt_file_corrupt(const struct bp_ckpt_file *file, uint64_t offset, const char *what, struct bp_error *err);
+int bp_ckpt_file_corrupt(const struct bp_ckpt_file *file, uint64_t offset, const char *what,
+                         struct bp_error *err);
 
 /* What is known of a checkpoint without its versions. */
 struct bp_ckpt_summary {
@@ -182,13 +204,16 @@ struct bp_ckpt_summary {
 };
 void bp_ckpt_summary_free(struct bp_ckpt_summary *summary);
 /* Read and check every byte of the file (also for scrub and fsck). */
-int bp_ckpt_verify(struct bp_disk *disk, const char *path, int site, struct bp_ckpt_summary *summary, struct bp_error *err);
+int bp_ckpt_verify(struct bp_disk *disk, const char *path, int site,
+                   struct bp_ckpt_summary *summary, struct bp_error *err);
 /* Only header, META, SEGMENTS and trailer are read and checked. */
-int bp_ckpt_peek(struct bp_disk *disk, const char *path, int site, struct bp_ckpt_summary *summary, struct bp_error *err);
+int bp_ckpt_peek(struct bp_disk *disk, const char *path, int site, struct bp_ckpt_summary *summary,
+                 struct bp_error *err);
 
 #define BP_CKPT_PATH_MAX 4224u
 void bp_ckpt_path(const char *dir, uint64_t number, bool tmp, char path[BP_CKPT_PATH_MAX]);
 /* Numbers of all NAME.ckpt files, descending, malloc'ed. */
-int bp_ckpt_list(struct bp_disk *disk, const char *dir, uint64_t **numbers, uint32_t *n, struct bp_error *err);
+int bp_ckpt_list(struct bp_disk *disk, const char *dir, uint64_t **numbers, uint32_t *n,
+                 struct bp_error *err);
 
 #endif

@@ -1,15 +1,18 @@
 /*
- * What a leader proposes by the clock: compaction, and the end of leases. Both become entries, so every member does the same.
+ * What a leader proposes by the clock: compaction, and the end of leases. Both become entries, so
+ * every member does the same.
  *
  *   samples    (time, revision) ... one every 1/64 of the history's age limit, in a ring
  *                    |<---- history_ms_max ---->| now
- *                    ^ the newest sample at least that old: everything up to its revision may be forgotten
+ *                    ^ the newest sample at least that old: everything up to its revision may be
+ *                    forgotten
  *
  *   by age     the sample's revision, when an effect lies at or below it
- *   by size    history_versions_max or history_bytes_max passed: as many revisions as leave about three quarters of that
+ *   by size    history_versions_max or history_bytes_max passed: as many revisions as leave about
+ *              three quarters of that
  *
- * An idle store has no effect that grows too old, so it proposes nothing. One compaction is open at a time, and none by size while the
- * index still forgets what the last one allowed.
+ * An idle store has no effect that grows too old, so it proposes nothing. One compaction is open at
+ * a time, and none by size while the index still forgets what the last one allowed.
  */
 #include <stdlib.h>
 
@@ -25,7 +28,10 @@
 #define EXPIRY_IDS 1024u /* leases of one request */
 #define EXPIRIES 4u      /* requests open at a time */
 
-/* One open request that revokes leases. Part of the compactor, so that nothing is lost when the store is dropped under it. */
+/*
+ * One open request that revokes leases. Part of the compactor, so that nothing is lost when the
+ * store is dropped under it.
+ */
 struct expiry {
     struct bp_store *store;
     _Atomic bool open;
@@ -43,30 +49,26 @@ struct bp_compactor {
     struct expiry expiries[EXPIRIES];
 };
 
-static struct bp_compactor *compactor_of(struct bp_store *store)
-{
+static struct bp_compactor *compactor_of(struct bp_store *store) {
     if (store->keeper.compactor == NULL) {
         store->keeper.compactor = calloc(1, sizeof *store->keeper.compactor);
     }
     return store->keeper.compactor;
 }
 
-void bp_compactor_free(struct bp_store *store)
-{
+void bp_compactor_free(struct bp_store *store) {
     free(store->keeper.compactor);
     store->keeper.compactor = NULL;
 }
 
-/* ---- samples ------------------------------------------------------------------------------------------------------------- */
+/* ---- samples --------------------------------------------------------------------------------- */
 
-static uint64_t age_ns(const struct bp_store *store)
-{
+static uint64_t age_ns(const struct bp_store *store) {
     uint64_t ms = store->options.history_ms_max;
     return ms > UINT64_MAX / NS_PER_MS ? UINT64_MAX : ms * NS_PER_MS;
 }
 
-static void sample(const struct bp_store *store, struct bp_compactor *compactor, uint64_t now_ns)
-{
+static void sample(const struct bp_store *store, struct bp_compactor *compactor, uint64_t now_ns) {
     uint64_t every = age_ns(store) / SAMPLES_PER_AGE;
     every = every < SAMPLE_NS_MIN ? SAMPLE_NS_MIN : every;
     const struct sample *last = &compactor->samples[(compactor->next + SAMPLES - 1) % SAMPLES];
@@ -79,9 +81,12 @@ static void sample(const struct bp_store *store, struct bp_compactor *compactor,
     compactor->n += compactor->n < SAMPLES;
 }
 
-/* The newest revision that was already there history_ms_max ago; 0 if nothing is known of that time. */
-static uint64_t aged_revision(const struct bp_store *store, const struct bp_compactor *compactor, uint64_t now_ns)
-{
+/*
+ * The newest revision that was already there history_ms_max ago; 0 if nothing is known of that
+ * time.
+ */
+static uint64_t aged_revision(const struct bp_store *store, const struct bp_compactor *compactor,
+                              uint64_t now_ns) {
     uint64_t age = age_ns(store), revision = 0;
     for (uint32_t i = 0; i < compactor->n; i++) {
         const struct sample *one = &compactor->samples[i];
@@ -92,26 +97,28 @@ static uint64_t aged_revision(const struct bp_store *store, const struct bp_comp
     return revision;
 }
 
-/* ---- compaction ---------------------------------------------------------------------------------------------------------- */
+/* ---- compaction ------------------------------------------------------------------------------ */
 
 /* Raising the floor to `target` must forget something: else it is an entry for nothing. */
-static uint64_t target_by_age(const struct bp_store *store, const struct bp_compactor *compactor, uint64_t now_ns, uint64_t floor)
-{
-    if (compactor->proposed_ns != 0 && now_ns - compactor->proposed_ns < age_ns(store) / PROPOSALS_PER_AGE) {
+static uint64_t target_by_age(const struct bp_store *store, const struct bp_compactor *compactor,
+                              uint64_t now_ns, uint64_t floor) {
+    if (compactor->proposed_ns != 0 &&
+        now_ns - compactor->proposed_ns < age_ns(store) / PROPOSALS_PER_AGE) {
         return 0;
     }
     uint64_t target = aged_revision(store, compactor, now_ns);
     return bp_history_between(store, floor, target) ? target : 0;
 }
 
-/* The share of the history to drop so that three quarters of the limit are left: 0 within the limit. */
-static double excess(uint64_t have, uint64_t max)
-{
+/*
+ * The share of the history to drop so that three quarters of the limit are left: 0 within the
+ * limit.
+ */
+static double excess(uint64_t have, uint64_t max) {
     return have <= max ? 0.0 : 1.0 - 0.75 * (double)max / (double)have;
 }
 
-static uint64_t target_by_size(const struct bp_store *store, uint64_t floor)
-{
+static uint64_t target_by_size(const struct bp_store *store, uint64_t floor) {
     if (bp_index_trimmed(store->index) < floor) {
         return 0; /* the last one is still being carried out, or a reader pins what it allowed */
     }
@@ -128,36 +135,36 @@ static uint64_t target_by_size(const struct bp_store *store, uint64_t floor)
     return step < revision - floor ? floor + step : revision;
 }
 
-static void compaction_done(void *arg, int code)
-{
+static void compaction_done(void *arg, int code) {
     struct bp_compactor *compactor = arg;
     (void)code; /* refused or not, the next tick looks anew */
     atomic_store(&compactor->open, false);
 }
 
-static void propose_compaction(struct bp_store *store, struct bp_compactor *compactor, uint64_t target)
-{
+static void propose_compaction(struct bp_store *store, struct bp_compactor *compactor,
+                               uint64_t target) {
     struct bp_builder builder;
     bp_builder_init(&builder);
     bp_builder_begin(&builder, BP_REQUEST_COMPACT, bp_slice(NULL, 0), 0);
     bp_builder_u64(&builder, target);
     int code = bp_builder_finish(&builder, NULL);
     atomic_store(&compactor->open, true);
-    code = code == BP_OK ? bp_driver_propose(store, &builder, compaction_done, compactor, NULL) : code;
+    code =
+        code == BP_OK ? bp_driver_propose(store, &builder, compaction_done, compactor, NULL) : code;
     if (code != BP_OK) {
         atomic_store(&compactor->open, false);
     }
     bp_builder_free(&builder);
 }
 
-static void compact(struct bp_store *store, struct bp_compactor *compactor, uint64_t now_ns)
-{
+static void compact(struct bp_store *store, struct bp_compactor *compactor, uint64_t now_ns) {
     sample(store, compactor, now_ns);
     if (atomic_load(&compactor->open)) {
         return;
     }
     uint64_t floor = atomic_load_explicit(&store->floor, memory_order_acquire);
-    uint64_t by_age = target_by_age(store, compactor, now_ns, floor), by_size = target_by_size(store, floor);
+    uint64_t by_age = target_by_age(store, compactor, now_ns, floor),
+             by_size = target_by_size(store, floor);
     uint64_t target = by_age > by_size ? by_age : by_size;
     if (target > floor) {
         compactor->proposed_ns = now_ns;
@@ -165,10 +172,9 @@ static void compact(struct bp_store *store, struct bp_compactor *compactor, uint
     }
 }
 
-/* ---- leases -------------------------------------------------------------------------------------------------------------- */
+/* ---- leases ---------------------------------------------------------------------------------- */
 
-static void expiry_done(void *arg, int code)
-{
+static void expiry_done(void *arg, int code) {
     struct expiry *expiry = arg;
     if (code != BP_OK) {
         bp_leases_unmark(expiry->store->leases, expiry->ids, expiry->n);
@@ -177,8 +183,7 @@ static void expiry_done(void *arg, int code)
 }
 
 /* True when there may be more. */
-static bool expire(struct bp_store *store, struct expiry *expiry, uint64_t now_ns)
-{
+static bool expire(struct bp_store *store, struct expiry *expiry, uint64_t now_ns) {
     expiry->store = store;
     expiry->n = bp_leases_expire(store->leases, now_ns, expiry->ids, EXPIRY_IDS);
     if (expiry->n == 0) {
@@ -201,8 +206,7 @@ static bool expire(struct bp_store *store, struct expiry *expiry, uint64_t now_n
     return code == BP_OK && expiry->n == EXPIRY_IDS;
 }
 
-void bp_compact_tick(struct bp_store *store, uint64_t now_ns)
-{
+void bp_compact_tick(struct bp_store *store, uint64_t now_ns) {
     struct bp_compactor *compactor = compactor_of(store);
     if (compactor == NULL || atomic_load(&store->poisoned)) {
         return;

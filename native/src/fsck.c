@@ -28,10 +28,10 @@ struct fsck {
     struct bp_disk *disk;
     const char *dir;
     struct bp_buffer report;
-    uint64_t damages;       /* lines that say DAMAGED */
+    uint64_t damages; /* lines that say DAMAGED */
     uint8_t store_id[16];
     bool identified;
-    uint64_t checkpoint;    /* number of the newest good one */
+    uint64_t checkpoint; /* number of the newest good one */
     bool has_checkpoint;
     struct bp_ckpt_segment *named; /* by all good checkpoints */
     uint32_t n_named;
@@ -90,7 +90,8 @@ static int remember_named(struct fsck *fsck, const struct bp_ckpt_summary *summa
     size_t n = (size_t)fsck->n_named + summary->n_segments;
     struct bp_ckpt_segment *named = realloc(fsck->named, (n + 1) * sizeof *named);
     if (named == NULL) {
-        return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no memory for a check");
+        return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,
+                       "no memory for a check");
     }
     if (summary->n_segments > 0) {
         memcpy(named + fsck->n_named, summary->segments, summary->n_segments * sizeof *named);
@@ -112,19 +113,24 @@ static int report_checkpoint(struct fsck *fsck, uint64_t number, struct bp_error
     }
     if (code != BP_OK) {
         fsck->damages++;
-        bp_fsck_line(&fsck->report, "checkpoint %016" PRIx64 ".ckpt: DAMAGED: %s", number, why.message);
+        bp_fsck_line(&fsck->report, "checkpoint %016" PRIx64 ".ckpt: DAMAGED: %s", number,
+                     why.message);
         return BP_OK;
     }
     const struct bp_ckpt_meta *meta = &summary.meta;
     if (fsck->identified && memcmp(summary.header.store_id, fsck->store_id, 16) != 0) {
         fsck->damages++;
-        bp_fsck_line(&fsck->report, "checkpoint %016" PRIx64 ".ckpt: DAMAGED: it belongs to another store", number);
+        bp_fsck_line(&fsck->report,
+                     "checkpoint %016" PRIx64 ".ckpt: DAMAGED: it belongs to another store",
+                     number);
     } else {
         bp_fsck_line(&fsck->report,
-                     "checkpoint %016" PRIx64 ".ckpt: good, index %" PRIu64 ", revision %" PRIu64 ", compacted to %" PRIu64
-                     ", %" PRIu64 " keys, %" PRIu32 " segments named, replay from %08" PRIx32 ".log:%" PRIu32,
-                     number, meta->applied_index, meta->next_revision - 1, meta->compaction_revision, summary.totals.keys,
-                     summary.n_segments, meta->start.segment, meta->start.offset);
+                     "checkpoint %016" PRIx64 ".ckpt: good, index %" PRIu64 ", revision %" PRIu64
+                     ", compacted to %" PRIu64 ", %" PRIu64 " keys, %" PRIu32
+                     " segments named, replay from %08" PRIx32 ".log:%" PRIu32,
+                     number, meta->applied_index, meta->next_revision - 1,
+                     meta->compaction_revision, summary.totals.keys, summary.n_segments,
+                     meta->start.segment, meta->start.offset);
         if (!fsck->has_checkpoint) {
             fsck->has_checkpoint = true;
             fsck->checkpoint = number;
@@ -152,23 +158,24 @@ static int report_checkpoints(struct fsck *fsck, struct bp_error *err) {
 /* ---- segments ------------------------------------------------------------------------------- */
 
 static const char *verdict(const struct bp_survey *survey) {
-    return survey->orphan                 ? "not used any more, the next start removes it"
-           : bp_survey_damaged(survey)    ? "DAMAGED"
-           : survey->torn_at != 0         ? "good, with a torn tail that nobody was promised"
-                                          : "good";
+    return survey->orphan              ? "not used any more, the next start removes it"
+           : bp_survey_damaged(survey) ? "DAMAGED"
+           : survey->torn_at != 0      ? "good, with a torn tail that nobody was promised"
+                                       : "good";
 }
 
 static void describe_content(const struct bp_survey *survey, char text[320]) {
     bool log = survey->kind == BP_SEGMENT_LOG;
-    int n = snprintf(text, 320, "%" PRIu64 " of %" PRIu64 " bytes used, %" PRIu64 " %s", survey->end,
-                     survey->size, survey->units, log ? "frames" : "records");
+    int n = snprintf(text, 320, "%" PRIu64 " of %" PRIu64 " bytes used, %" PRIu64 " %s",
+                     survey->end, survey->size, survey->units, log ? "frames" : "records");
     if (log && survey->entries > 0 && n > 0 && n < 320) {
-        n += snprintf(text + n, (size_t)(320 - n), ", %" PRIu64 " entries, index %" PRIu64 " to %" PRIu64, survey->entries,
+        n += snprintf(text + n, (size_t)(320 - n),
+                      ", %" PRIu64 " entries, index %" PRIu64 " to %" PRIu64, survey->entries,
                       survey->first_index, survey->last_index);
     }
     if (survey->last_revision > 0 && n > 0 && n < 320) {
-        (void)snprintf(text + n, (size_t)(320 - n), ", revision %" PRIu64 " to %" PRIu64, survey->first_revision,
-                       survey->last_revision);
+        (void)snprintf(text + n, (size_t)(320 - n), ", revision %" PRIu64 " to %" PRIu64,
+                       survey->first_revision, survey->last_revision);
     }
 }
 
@@ -177,22 +184,28 @@ static void report_segment(struct fsck *fsck, const struct bp_survey *survey) {
     struct bp_buffer *report = &fsck->report;
     fsck->damages += bp_survey_damaged(survey);
     if (!survey->read || !survey->headed) {
-        bp_fsck_line(report, "segment %08" PRIx32 ".%s: %s: %s", survey->id, suffix, verdict(survey), survey->error.message);
+        bp_fsck_line(report, "segment %08" PRIx32 ".%s: %s: %s", survey->id, suffix,
+                     verdict(survey), survey->error.message);
         return;
     }
     char content[320];
     describe_content(survey, content);
-    bp_fsck_line(report, "segment %08" PRIx32 ".%s: %s, %s", survey->id, suffix, verdict(survey), content);
+    bp_fsck_line(report, "segment %08" PRIx32 ".%s: %s, %s", survey->id, suffix, verdict(survey),
+                 content);
     uint64_t shown = survey->n_damages < BP_SURVEY_DAMAGES ? survey->n_damages : BP_SURVEY_DAMAGES;
     for (uint64_t i = 0; i < shown; i++) {
-        bp_fsck_line(report, "segment %08" PRIx32 ".%s: %s at offset %" PRIu64 " to %" PRIu64, survey->id, suffix,
-                     survey->torn_at != 0 ? "torn" : "damage", survey->damages[i].from, survey->damages[i].to);
+        bp_fsck_line(report, "segment %08" PRIx32 ".%s: %s at offset %" PRIu64 " to %" PRIu64,
+                     survey->id, suffix, survey->torn_at != 0 ? "torn" : "damage",
+                     survey->damages[i].from, survey->damages[i].to);
     }
     if (survey->n_damages > shown) {
-        bp_fsck_line(report, "segment %08" PRIx32 ".%s: and %" PRIu64 " more", survey->id, suffix, survey->n_damages - shown);
+        bp_fsck_line(report, "segment %08" PRIx32 ".%s: and %" PRIu64 " more", survey->id, suffix,
+                     survey->n_damages - shown);
     }
     if (survey->bad_values > 0) {
-        bp_fsck_line(report, "segment %08" PRIx32 ".%s: %" PRIu64 " values fail their checksums, the first in the record at offset %" PRIu64,
+        bp_fsck_line(report,
+                     "segment %08" PRIx32 ".%s: %" PRIu64
+                     " values fail their checksums, the first in the record at offset %" PRIu64,
                      survey->id, suffix, survey->bad_values, survey->bad_value_at);
     }
 }
@@ -217,13 +230,16 @@ static void report_chain(struct fsck *fsck, const struct bp_surveys *surveys) {
     size_t used = 0;
     while (at != NULL && used + 64 < sizeof text) {
         uint32_t before = at->header.previous_end.segment;
-        used += (size_t)snprintf(text + used, sizeof text - used, "%s%08" PRIx32, used == 0 ? "" : " <- ", at->id);
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%08" PRIx32,
+                                 used == 0 ? "" : " <- ", at->id);
         at = before == 0 ? NULL : find(surveys, before);
         if (before != 0 && at == NULL) {
-            used += (size_t)snprintf(text + used, sizeof text - used, " <- %08" PRIx32 " (gone)", before);
+            used += (size_t)snprintf(text + used, sizeof text - used, " <- %08" PRIx32 " (gone)",
+                                     before);
         }
     }
-    bp_fsck_line(&fsck->report, "log: %s%s", used == 0 ? "no segment" : text, at != NULL ? " <- ..." : "");
+    bp_fsck_line(&fsck->report, "log: %s%s", used == 0 ? "no segment" : text,
+                 at != NULL ? " <- ..." : "");
 }
 
 static void report_missing(struct fsck *fsck, const struct bp_surveys *surveys) {
@@ -235,8 +251,10 @@ static void report_missing(struct fsck *fsck, const struct bp_surveys *surveys) 
         }
         if (!repeated && find(surveys, named->id) == NULL) {
             fsck->damages++;
-            bp_fsck_line(&fsck->report, "segment %08" PRIx32 ".%s: DAMAGED: a checkpoint names it, and it is missing", named->id,
-                         named->kind == BP_SEGMENT_LOG ? "log" : "set");
+            bp_fsck_line(&fsck->report,
+                         "segment %08" PRIx32
+                         ".%s: DAMAGED: a checkpoint names it, and it is missing",
+                         named->id, named->kind == BP_SEGMENT_LOG ? "log" : "set");
         }
     }
 }
@@ -255,10 +273,12 @@ static int try_open(struct fsck *fsck, struct bp_error *err) {
     fsck->opens = bp_store_open(&options, bp_overlay_disk(overlay), &store, &why) == BP_OK;
     if (fsck->opens) {
         bp_fsck_line(&fsck->report,
-                     "open: it would, with %" PRIu64 " log entries replayed (%" PRIu64 " bytes of log read), %" PRIu64
-                     " bytes of unfinished tail copied, %" PRIu64 " discarded; revision %" PRIu64,
-                     store->recovery_entries, store->recovery_log_bytes, store->recovery_copied_bytes,
-                     store->recovery_discarded_bytes, atomic_load(&store->revision));
+                     "open: it would, with %" PRIu64 " log entries replayed (%" PRIu64
+                     " bytes of log read), %" PRIu64 " bytes of unfinished tail copied, %" PRIu64
+                     " discarded; revision %" PRIu64,
+                     store->recovery_entries, store->recovery_log_bytes,
+                     store->recovery_copied_bytes, store->recovery_discarded_bytes,
+                     atomic_load(&store->revision));
         bp_store_abandon(store);
     } else {
         bp_fsck_line(&fsck->report, "open: it would NOT: %s", why.message);
@@ -272,10 +292,12 @@ static void report_advice(struct fsck *fsck, const struct bp_store_files *files)
     if (files->restoring) {
         advice = "an unfinished restore: remove the directory and restore again";
     } else if (!fsck->opens) {
-        advice = "restore a backup into a new directory, or salvage what is intact with `bedplate fsck --rebuild NEW-DIRECTORY`; keep this "
+        advice = "restore a backup into a new directory, or salvage what is intact with `bedplate "
+                 "fsck --rebuild NEW-DIRECTORY`; keep this "
                  "directory until the result is checked";
     } else if (fsck->damages > 0) {
-        advice = "the store opens, but what is damaged will be refused when it is read: back up what can be read, and restore the rest from an "
+        advice = "the store opens, but what is damaged will be refused when it is read: back up "
+                 "what can be read, and restore the rest from an "
                  "older backup; check the disk";
     }
     bp_fsck_line(&fsck->report, "advice: %s", advice);
@@ -287,9 +309,10 @@ static int report_all(struct fsck *fsck, const struct bp_store_files *files,
                       struct bp_surveys *surveys, struct bp_error *err) {
     int code = report_identity(fsck, files, err);
     code = code != BP_OK ? code : report_checkpoints(fsck, err);
-    code = code != BP_OK ? code
-                         : bp_survey_all(fsck->disk, fsck->dir, fsck->has_checkpoint ? fsck->named : NULL,
-                                         fsck->n_named, surveys, err);
+    code = code != BP_OK
+               ? code
+               : bp_survey_all(fsck->disk, fsck->dir, fsck->has_checkpoint ? fsck->named : NULL,
+                               fsck->n_named, surveys, err);
     if (code != BP_OK) {
         return code;
     }
@@ -313,8 +336,9 @@ static int salvage(struct fsck *fsck, const struct bp_surveys *surveys, const ch
             break;
         }
     }
-    return bp_salvage(fsck->disk, fsck->dir, store_id, fsck->has_checkpoint ? &fsck->checkpoint : NULL,
-                      surveys, rebuild_dir, &fsck->report, err);
+    return bp_salvage(fsck->disk, fsck->dir, store_id,
+                      fsck->has_checkpoint ? &fsck->checkpoint : NULL, surveys, rebuild_dir,
+                      &fsck->report, err);
 }
 
 static int check(struct fsck *fsck, const struct bp_store_files *files, const char *rebuild_dir,
@@ -336,8 +360,10 @@ int bp_fsck_on(struct bp_disk *disk, const char *dir, const char *rebuild_dir,
     int lock_fd;
     *reply = (struct bp_reply){0};
     int code = bp_store_files_list(disk, dir, &files, err);
-    if (code == BP_OK && !files.store && files.logs == 0 && files.checkpoints == 0 && !files.restoring) {
-        code = bp_fail(err, BP_FAILED_PRECONDITION, BP_REASON_FIELD_INVALID, "%s holds no store", dir);
+    if (code == BP_OK && !files.store && files.logs == 0 && files.checkpoints == 0 &&
+        !files.restoring) {
+        code =
+            bp_fail(err, BP_FAILED_PRECONDITION, BP_REASON_FIELD_INVALID, "%s holds no store", dir);
     }
     code = code != BP_OK ? code : bp_store_lock(disk, dir, &lock_fd, err);
     if (code != BP_OK) {
@@ -346,7 +372,8 @@ int bp_fsck_on(struct bp_disk *disk, const char *dir, const char *rebuild_dir,
     code = check(&fsck, &files, rebuild_dir, err);
     bp_disk_close(disk, lock_fd);
     if (code == BP_OK && fsck.report.failed) {
-        code = bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no memory for a report");
+        code =
+            bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no memory for a report");
     }
     if (fsck.report.failed) {
         bp_buffer_free(&fsck.report);
@@ -354,7 +381,8 @@ int bp_fsck_on(struct bp_disk *disk, const char *dir, const char *rebuild_dir,
     /* Also when something failed: what was found out by then. */
     *reply = (struct bp_reply){.data = fsck.report.data, .size = fsck.report.size};
     if (code == BP_OK && (fsck.damages > 0 || !fsck.opens)) {
-        code = bp_fail(err, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT, "%s is damaged; the report says where", dir);
+        code = bp_fail(err, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT,
+                       "%s is damaged; the report says where", dir);
     }
     return code;
 }
@@ -366,7 +394,8 @@ int bp_fsck(const char *dir, const char *rebuild_dir, struct bp_reply *report,
     struct bp_disk *disk = bp_disk_new(&io);
     *report = (struct bp_reply){0};
     if (disk == NULL) {
-        return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no memory for a check");
+        return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,
+                       "no memory for a check");
     }
     int code = bp_fsck_on(disk, dir, rebuild_dir, report, err);
     bp_disk_free(disk);

@@ -31,7 +31,7 @@
 struct bp_image {
     struct bp_store *store;
     struct bp_disk *disk;
-    bool begun, finished; /* `restoring` is there; is gone again */
+    bool begun, finished;            /* `restoring` is there; is gone again */
     struct bp_segment_header header; /* of the settled segment being filled; id 0 none */
     struct bp_buffer records;        /* its bytes behind the header */
     uint64_t value_bytes;
@@ -39,7 +39,8 @@ struct bp_image {
 };
 
 static int no_memory(struct bp_error *err) {
-    return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no memory for a new store");
+    return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,
+                   "no memory for a new store");
 }
 
 /* ---- the directory -------------------------------------------------------------------------- */
@@ -92,8 +93,8 @@ static int sync_directory(const struct bp_image *image, struct bp_error *err) {
 static int write_marker(struct bp_image *image, struct bp_error *err) {
     char path[PATH_BYTES];
     path_of(image, "restoring", path);
-    int fd = bp_disk_open(image->disk, BP_SITE_STORE_CREATE, path,
-                          BP_O_WRITE | BP_O_CREATE | BP_O_EXCL);
+    int fd =
+        bp_disk_open(image->disk, BP_SITE_STORE_CREATE, path, BP_O_WRITE | BP_O_CREATE | BP_O_EXCL);
     if (fd < 0) {
         return bp_fail_io(err, fd, "%s: cannot be made", path);
     }
@@ -164,7 +165,8 @@ static int check_options(const struct bp_options *options, struct bp_error *err)
         return bp_fail_field(err, BP_INVALID_ARGUMENT, BP_REASON_FIELD_INVALID, "dir",
                              "dir must be a path of at most %u bytes", BP_PATH_MAX - 128);
     }
-    if (size != 0 && (size < BP_SEGMENT_SIZE_MIN || size % BP_SEGMENT_HEADER != 0 || size > 1u << 30)) {
+    if (size != 0 &&
+        (size < BP_SEGMENT_SIZE_MIN || size % BP_SEGMENT_HEADER != 0 || size > 1u << 30)) {
         return bp_fail_field(err, BP_INVALID_ARGUMENT, BP_REASON_FIELD_INVALID, "segment_size",
                              "segment_size must be a multiple of %u between %u and %u",
                              BP_SEGMENT_HEADER, BP_SEGMENT_SIZE_MIN, 1u << 30);
@@ -185,8 +187,8 @@ int bp_image_new(const struct bp_options *options, struct bp_disk *disk, struct 
     image->disk = disk;
     int code = bp_bare_store_new(options, disk, options->dir, &image->store, err);
     code = code != BP_OK ? code : check_empty(image, err);
-    code = code != BP_OK ? code
-                         : bp_store_lock(disk, image->store->dir, &image->store->lock_fd, err);
+    code =
+        code != BP_OK ? code : bp_store_lock(disk, image->store->dir, &image->store->lock_fd, err);
     code = code != BP_OK ? code : write_marker(image, err);
     code = code != BP_OK ? code : choose_identity(image, err);
     if (code != BP_OK) {
@@ -260,7 +262,8 @@ static int settle(struct bp_image *image, struct bp_slice key, const struct bp_v
     uint32_t checksum = bp_value_checksum(value, image->table);
     assert(checksum == version->value.crc && value.size == version->value.size);
     (void)checksum;
-    uint32_t value_at = bp_settled_encode(out, image->header.salt, key, version, image->table, value);
+    uint32_t value_at =
+        bp_settled_encode(out, image->header.salt, key, version, image->table, value);
     image->value_bytes += value.size;
     *at = (struct bp_pos){.segment = image->header.id,
                           .offset = BP_SEGMENT_HEADER + (uint32_t)before + value_at};

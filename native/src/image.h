@@ -16,18 +16,21 @@
 struct bp_image;
 
 /* `options->dir` names the directory, `options->segment_size` and `request_ids_max` count. FAILED_PRECONDITION when the directory holds anything. */
-int bp_image_new(const struct bp_options *options, struct bp_disk *disk, struct bp_image **image, struct bp_error *err);
+int bp_image_new(const struct bp_options *options, struct bp_disk *disk, struct bp_image **image,
+                 struct bp_error *err);
 /* Takes away what was made, unless it is finished. A crash instead leaves `restoring` there. */
 void bp_image_free(struct bp_image *image);
 /* The key must be above all others. `version->value` is size and checksum, which the value must have (asserted); its place is chosen here. */
-int bp_image_put(struct bp_image *image, struct bp_slice key, const struct bp_version *version, struct bp_slice value,
-                 struct bp_error *err);
+int bp_image_put(struct bp_image *image, struct bp_slice key, const struct bp_version *version,
+                 struct bp_slice value, struct bp_error *err);
 /* ALREADY_EXISTS for an id that is there. */
-int bp_image_lease(struct bp_image *image, const struct bp_lease_record *lease, struct bp_error *err);
+int bp_image_lease(struct bp_image *image, const struct bp_lease_record *lease,
+                   struct bp_error *err);
 bool bp_image_has_lease(const struct bp_image *image, uint64_t lease);
 /* Oldest first; the oldest leave where there are more than options->request_ids_max. False for one that is there. */
 bool bp_image_request_id(struct bp_image *image, const struct bp_request_id_record *record);
 /* `revision`: the last one of what the image is made from; every version's is at most that. */
-int bp_image_finish(struct bp_image *image, uint64_t revision, uint32_t cluster_version, struct bp_error *err);
+int bp_image_finish(struct bp_image *image, uint64_t revision, uint32_t cluster_version,
+                    struct bp_error *err);
 
 #endif

@@ -15,7 +15,8 @@
 #include "bytes.h"
 
 struct bp_interval {
-    struct bp_slice start, end; /* set by the owner: start < end, neither changes nor moves while it is in a set */
+    struct bp_slice start,
+        end; /* set by the owner: start < end, neither changes nor moves while it is in a set */
     /* the set's own */
     bool single;
     uint64_t serial, priority, hash;

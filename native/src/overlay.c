@@ -94,7 +94,8 @@ static bool in_base(const struct bp_overlay *overlay, const char *path) {
 static int overlay_open(void *ctx, const char *path, int flags) {
     struct bp_overlay *overlay = ctx;
     if (!in_upper(overlay, path) && in_base(overlay, path)) {
-        return (flags & BP_O_EXCL) != 0 ? -EEXIST : overlay->base->open(overlay->base->ctx, path, BP_O_READ);
+        return (flags & BP_O_EXCL) != 0 ? -EEXIST
+                                        : overlay->base->open(overlay->base->ctx, path, BP_O_READ);
     }
     char upper[NAME_SIZE + sizeof UPPER_DIR + 1];
     upper_path(path, upper);
@@ -177,7 +178,8 @@ static ssize_t overlay_pread(void *ctx, int fd, void *buf, size_t n, uint64_t of
 
 static ssize_t overlay_pwritev(void *ctx, int fd, const struct iovec *iov, int n, uint64_t offset) {
     const struct bp_overlay *overlay = ctx;
-    return fd >= UPPER ? overlay->upper.pwritev(overlay->upper.ctx, fd - UPPER, iov, n, offset) : -EROFS;
+    return fd >= UPPER ? overlay->upper.pwritev(overlay->upper.ctx, fd - UPPER, iov, n, offset)
+                       : -EROFS;
 }
 
 static int overlay_datasync(void *ctx, int fd) {
@@ -236,7 +238,8 @@ int bp_overlay_new(struct bp_disk *base, const char *dir, struct bp_overlay **ou
     }
     if (overlay == NULL || overlay->sim == NULL || overlay->dir == NULL) {
         bp_overlay_free(overlay);
-        return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no memory for a check");
+        return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,
+                       "no memory for a check");
     }
     bp_sim_io(overlay->sim, &overlay->upper);
     int rc = overlay->upper.mkdir(overlay->upper.ctx, UPPER_DIR);

@@ -6,6 +6,7 @@
 #include "io.h"
 
 /* `disk` stays the caller's; it holds both the backup and the new directory. */
-int bp_restore_on(const struct bp_options *options, struct bp_disk *disk, const char *backup_path, struct bp_error *err);
+int bp_restore_on(const struct bp_options *options, struct bp_disk *disk, const char *backup_path,
+                  struct bp_error *err);
 
 #endif

@@ -46,7 +46,7 @@ struct salvage {
     struct bp_store *store;
     struct bp_image *image;
     struct bp_buffer *report;
-    uint64_t from; /* the index the checkpoint covers */
+    uint64_t from;     /* the index the checkpoint covers */
     uint64_t revision; /* the newest seen anywhere */
     bool has_checkpoint;
 
@@ -59,8 +59,8 @@ struct salvage {
     /* the export */
     uint64_t next_candidate;
     uint8_t key[BP_STORED_KEY_MAX];
-    uint32_t key_size;       /* 0: before the first */
-    bool done, first;        /* with this key; at its newest version */
+    uint32_t key_size; /* 0: before the first */
+    bool done, first;  /* with this key; at its newest version */
     uint8_t *value;
     struct bp_error *err;
     uint64_t kept, older, lost, leases_dropped, gaps, failed_entries, settled_only;
@@ -124,12 +124,14 @@ static int load_versions(struct salvage *salvage, struct bp_ckpt_version_reader 
 }
 
 static int load_blocks(struct salvage *salvage, struct bp_ckpt_file *file,
-                       struct bp_ckpt_version_reader *reader, uint64_t blocks, struct bp_error *err) {
+                       struct bp_ckpt_version_reader *reader, uint64_t blocks,
+                       struct bp_error *err) {
     int code = BP_OK;
     for (uint64_t i = 0; i < blocks && code == BP_OK; i++) {
         struct bp_ckpt_block block;
         code = bp_ckpt_file_next(file, &block, err);
-        if (code == BP_OK && block.section == BP_CKPT_LEASES && load_leases(salvage, block.payload) != 0) {
+        if (code == BP_OK && block.section == BP_CKPT_LEASES &&
+            load_leases(salvage, block.payload) != 0) {
             code = no_memory(err);
         } else if (code == BP_OK && block.section == BP_CKPT_REQUEST_IDS) {
             load_request_ids(salvage, block.payload);
@@ -151,8 +153,9 @@ static int load_checkpoint(struct salvage *salvage, uint64_t number, struct bp_e
         return code;
     }
     struct bp_ckpt_version_reader *reader = malloc(sizeof *reader);
-    code = reader == NULL ? no_memory(err)
-                          : bp_ckpt_file_open(&file, salvage->disk, path, BP_SITE_CHECKPOINT_READ, err);
+    code = reader == NULL
+               ? no_memory(err)
+               : bp_ckpt_file_open(&file, salvage->disk, path, BP_SITE_CHECKPOINT_READ, err);
     if (code == BP_OK) {
         bp_ckpt_version_reader_init(reader);
         code = load_blocks(salvage, &file, reader, summary.totals.blocks, err);
@@ -162,7 +165,8 @@ static int load_checkpoint(struct salvage *salvage, uint64_t number, struct bp_e
     free(reader);
     struct bp_store *store = salvage->store;
     const struct bp_ckpt_meta *meta = &summary.meta;
-    code = code != BP_OK ? code : bp_index_load_finish(store->index, meta->compaction_revision, err);
+    code =
+        code != BP_OK ? code : bp_index_load_finish(store->index, meta->compaction_revision, err);
     store->system = meta->system;
     store->applied_index = salvage->from = meta->applied_index;
     store->applied_term = meta->applied_term;
@@ -181,18 +185,20 @@ static int note_entry(void *arg, const struct bp_entry *entry, struct bp_error *
         return BP_OK;
     }
     void *list = salvage->entries;
-    bool room = make_room(&list, salvage->n_entries, &salvage->entries_capacity, sizeof *salvage->entries);
+    bool room =
+        make_room(&list, salvage->n_entries, &salvage->entries_capacity, sizeof *salvage->entries);
     salvage->entries = list;
     if (!room) {
         return no_memory(err);
     }
-    salvage->entries[salvage->n_entries++] = (struct found_entry){.index = entry->index,
-                                                                  .term = entry->term,
-                                                                  .first_revision = entry->first_revision,
-                                                                  .at = entry->at,
-                                                                  .count = entry->count,
-                                                                  .size = entry->size,
-                                                                  .type = entry->type};
+    salvage->entries[salvage->n_entries++] =
+        (struct found_entry){.index = entry->index,
+                             .term = entry->term,
+                             .first_revision = entry->first_revision,
+                             .at = entry->at,
+                             .count = entry->count,
+                             .size = entry->size,
+                             .type = entry->type};
     return BP_OK;
 }
 
@@ -203,15 +209,16 @@ static int note_record(void *arg, const struct bp_settled_record *record, bool s
         return BP_OK;
     }
     void *list = salvage->candidates;
-    bool room = make_room(&list, salvage->n_candidates, &salvage->candidates_capacity, sizeof *salvage->candidates);
+    bool room = make_room(&list, salvage->n_candidates, &salvage->candidates_capacity,
+                          sizeof *salvage->candidates);
     salvage->candidates = list;
     size_t key_at = salvage->keys.size;
     bp_buffer_append(&salvage->keys, record->key.data, record->key.size);
     if (!room || salvage->keys.failed) {
         return no_memory(err);
     }
-    salvage->candidates[salvage->n_candidates++] =
-        (struct candidate){.key_at = key_at, .key_size = (uint32_t)record->key.size, .version = record->version};
+    salvage->candidates[salvage->n_candidates++] = (struct candidate){
+        .key_at = key_at, .key_size = (uint32_t)record->key.size, .version = record->version};
     if (record->version.revision > salvage->revision) {
         salvage->revision = record->version.revision;
     }
@@ -225,15 +232,16 @@ static int read_segment(struct salvage *salvage, const uint8_t store_id[16],
     struct bp_segment *segment;
     struct bp_error why = {0};
     const char *suffix = survey->kind == BP_SEGMENT_LOG ? "log" : "set";
-    int code = survey->headed ? bp_segment_open(salvage->store->segments, survey->id, survey->kind, store_id, &segment, &why)
+    int code = survey->headed ? bp_segment_open(salvage->store->segments, survey->id, survey->kind,
+                                                store_id, &segment, &why)
                               : survey->error.code;
     if (code != BP_OK && why.reason == BP_REASON_OUT_OF_MEMORY) {
         *err = why;
         return code;
     }
     if (code != BP_OK) {
-        bp_fsck_line(salvage->report, "rebuild: segment %08" PRIx32 ".%s cannot be used: %s", survey->id, suffix,
-                     why.message[0] != 0 ? why.message : survey->error.message);
+        bp_fsck_line(salvage->report, "rebuild: segment %08" PRIx32 ".%s cannot be used: %s",
+                     survey->id, suffix, why.message[0] != 0 ? why.message : survey->error.message);
         return BP_OK;
     }
     return bp_survey_visit(salvage->disk, salvage->dir, survey, &visitor, err);
@@ -250,11 +258,13 @@ static int by_index(const void *a, const void *b) {
 static int by_key(const void *a, const void *b, void *arg) {
     const struct candidate *x = a, *y = b;
     const uint8_t *keys = arg;
-    int order = bp_slice_compare(bp_slice(keys + x->key_at, x->key_size), bp_slice(keys + y->key_at, y->key_size));
+    int order = bp_slice_compare(bp_slice(keys + x->key_at, x->key_size),
+                                 bp_slice(keys + y->key_at, y->key_size));
     if (order != 0) {
         return order;
     }
-    return x->version.revision > y->version.revision ? -1 : x->version.revision < y->version.revision;
+    return x->version.revision > y->version.revision ? -1
+                                                     : x->version.revision < y->version.revision;
 }
 
 /* ---- the log -------------------------------------------------------------------------------- */
@@ -263,7 +273,8 @@ static int apply_one(struct salvage *salvage, const struct found_entry *found, u
                      struct bp_error *why) {
     struct bp_store *store = salvage->store;
     const struct bp_segment *segment = bp_segments_find(store->segments, found->at.segment);
-    int rc = bp_disk_read(salvage->disk, BP_SITE_RECOVER_READ, segment->fd, payload, found->size, found->at.offset);
+    int rc = bp_disk_read(salvage->disk, BP_SITE_RECOVER_READ, segment->fd, payload, found->size,
+                          found->at.offset);
     if (rc < 0) {
         return bp_fail_io(why, rc, "it cannot be read");
     }
@@ -276,7 +287,8 @@ static int apply_one(struct salvage *salvage, const struct found_entry *found, u
                              .size = found->size,
                              .at = found->at};
     if (found->first_revision < store->next_revision && found->count > 0) {
-        return bp_fail(why, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT, "its revisions were taken already");
+        return bp_fail(why, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT,
+                       "its revisions were taken already");
     }
     store->applied_index = found->index - 1;
     if (found->first_revision > store->next_revision) {
@@ -287,7 +299,8 @@ static int apply_one(struct salvage *salvage, const struct found_entry *found, u
 
 static void note_gap(struct salvage *salvage, uint64_t last, uint64_t next) {
     if (salvage->gaps++ < LINES_MAX) {
-        bp_fsck_line(salvage->report, "rebuild: log entries %" PRIu64 " to %" PRIu64 " are lost", last + 1, next - 1);
+        bp_fsck_line(salvage->report, "rebuild: log entries %" PRIu64 " to %" PRIu64 " are lost",
+                     last + 1, next - 1);
     }
 }
 
@@ -319,7 +332,8 @@ static int apply_all(struct salvage *salvage, struct bp_error *err) {
             *err = why;
             code = why.code;
         } else if (salvage->failed_entries++ < LINES_MAX) {
-            bp_fsck_line(salvage->report, "rebuild: log entry %" PRIu64 " could not be applied: %s", found->index, why.message);
+            bp_fsck_line(salvage->report, "rebuild: log entry %" PRIu64 " could not be applied: %s",
+                         found->index, why.message);
         }
     }
     free(payload);
@@ -329,7 +343,8 @@ static int apply_all(struct salvage *salvage, struct bp_error *err) {
 /* ---- the export ----------------------------------------------------------------------------- */
 
 static struct bp_slice candidate_key(const struct salvage *salvage, uint64_t i) {
-    return bp_slice(salvage->keys.data + salvage->candidates[i].key_at, salvage->candidates[i].key_size);
+    return bp_slice(salvage->keys.data + salvage->candidates[i].key_at,
+                    salvage->candidates[i].key_size);
 }
 
 static int keep(struct salvage *salvage, struct bp_slice key, const struct bp_version *version) {
@@ -339,25 +354,30 @@ static int keep(struct salvage *salvage, struct bp_slice key, const struct bp_ve
         salvage->leases_dropped++;
     }
     salvage->kept++;
-    return bp_image_put(salvage->image, key, &kept, bp_slice(salvage->value, kept.value.size), salvage->err);
+    return bp_image_put(salvage->image, key, &kept, bp_slice(salvage->value, kept.value.size),
+                        salvage->err);
 }
 
 /* The value into salvage->value, verified. */
 static bool readable(const struct salvage *salvage, const struct bp_version *version) {
     return version->value.size == 0 ||
-           bp_value_read(salvage->store->segments, &version->value, 0, version->value.size, salvage->value, NULL) == BP_OK;
+           bp_value_read(salvage->store->segments, &version->value, 0, version->value.size,
+                         salvage->value, NULL) == BP_OK;
 }
 
 static void say_lost(struct salvage *salvage, struct bp_slice key, const char *what) {
     char text[200];
     size_t n = 0;
-    for (size_t i = 1; i < key.size && n < sizeof text - 8; i++) { /* printable; the keyspace byte apart */
+    for (size_t i = 1; i < key.size && n < sizeof text - 8;
+         i++) { /* printable; the keyspace byte apart */
         uint8_t c = key.data[i];
-        n += (size_t)snprintf(text + n, sizeof text - n, c >= 0x20 && c < 0x7f && c != '\\' ? "%c" : "\\x%02x", c);
+        n += (size_t)snprintf(text + n, sizeof text - n,
+                              c >= 0x20 && c < 0x7f && c != '\\' ? "%c" : "\\x%02x", c);
     }
     text[n] = 0;
     if (salvage->lost + salvage->older <= LINES_MAX) {
-        bp_fsck_line(salvage->report, "rebuild: key %c:%s%s: %s", key.data[0], text, n >= sizeof text - 8 ? "..." : "", what);
+        bp_fsck_line(salvage->report, "rebuild: key %c:%s%s: %s", key.data[0], text,
+                     n >= sizeof text - 8 ? "..." : "", what);
     }
 }
 
@@ -371,9 +391,11 @@ static int pass_candidates(struct salvage *salvage, struct bp_slice key) {
             break;
         }
         bool taken = false;
-        for (; salvage->next_candidate < salvage->n_candidates && bp_slice_equal(candidate_key(salvage, salvage->next_candidate), own);
+        for (; salvage->next_candidate < salvage->n_candidates &&
+               bp_slice_equal(candidate_key(salvage, salvage->next_candidate), own);
              salvage->next_candidate++) {
-            const struct bp_version *version = &salvage->candidates[salvage->next_candidate].version;
+            const struct bp_version *version =
+                &salvage->candidates[salvage->next_candidate].version;
             if (!taken && code == BP_OK && !salvage->has_checkpoint && readable(salvage, version)) {
                 taken = true;
                 salvage->settled_only++;
@@ -459,9 +481,11 @@ static int export_state(struct salvage *salvage, struct bp_error *err) {
 static int export_keys(struct salvage *salvage, struct bp_error *err) {
     salvage->err = err;
     if (salvage->n_candidates > 1) {
-        qsort_r(salvage->candidates, salvage->n_candidates, sizeof *salvage->candidates, by_key, salvage->keys.data);
+        qsort_r(salvage->candidates, salvage->n_candidates, sizeof *salvage->candidates, by_key,
+                salvage->keys.data);
     }
-    int code = bp_index_scan_versions(salvage->store->index, (struct bp_slice){0}, 0, UINT64_MAX, export_version, salvage);
+    int code = bp_index_scan_versions(salvage->store->index, (struct bp_slice){0}, 0, UINT64_MAX,
+                                      export_version, salvage);
     if (code == BP_OK && salvage->key_size > 0) {
         code = end_key(salvage);
     }
@@ -473,18 +497,25 @@ static int export_keys(struct salvage *salvage, struct bp_error *err) {
 static void report_result(const struct salvage *salvage, const char *dir) {
     struct bp_buffer *report = salvage->report;
     if (salvage->gaps + salvage->failed_entries > 0) {
-        bp_fsck_line(report, "rebuild: %" PRIu64 " gaps in the log, %" PRIu64 " entries not applied: later transactions may have come out "
-                             "otherwise than they were answered, and deleted keys may be back",
+        bp_fsck_line(report,
+                     "rebuild: %" PRIu64 " gaps in the log, %" PRIu64
+                     " entries not applied: later transactions may have come out "
+                     "otherwise than they were answered, and deleted keys may be back",
                      salvage->gaps, salvage->failed_entries);
     }
     if (salvage->settled_only > 0) {
-        bp_fsck_line(report, "rebuild: without a checkpoint, %" PRIu64 " keys are known from settled segments alone: some may have been deleted",
+        bp_fsck_line(report,
+                     "rebuild: without a checkpoint, %" PRIu64
+                     " keys are known from settled segments alone: some may have been deleted",
                      salvage->settled_only);
     }
     if (salvage->leases_dropped > 0) {
-        bp_fsck_line(report, "rebuild: %" PRIu64 " keys lost their lease and will not expire", salvage->leases_dropped);
+        bp_fsck_line(report, "rebuild: %" PRIu64 " keys lost their lease and will not expire",
+                     salvage->leases_dropped);
     }
-    bp_fsck_line(report, "rebuild: %" PRIu64 " keys saved into %s, %" PRIu64 " of them with an older value; %" PRIu64 " keys LOST",
+    bp_fsck_line(report,
+                 "rebuild: %" PRIu64 " keys saved into %s, %" PRIu64
+                 " of them with an older value; %" PRIu64 " keys LOST",
                  salvage->kept, dir, salvage->older, salvage->lost);
 }
 
@@ -500,7 +531,9 @@ static int run(struct salvage *salvage, const uint8_t store_id[16], const uint64
     if (code == BP_OK) {
         uint64_t newest = salvage->store->next_revision - 1;
         uint32_t version = salvage->store->system.cluster_version;
-        code = bp_image_finish(salvage->image, newest > salvage->revision ? newest : salvage->revision, version > 0 ? version : 1, err);
+        code =
+            bp_image_finish(salvage->image, newest > salvage->revision ? newest : salvage->revision,
+                            version > 0 ? version : 1, err);
     }
     if (code == BP_OK) {
         report_result(salvage, rebuild_dir);
@@ -523,7 +556,9 @@ int bp_salvage(struct bp_disk *disk, const char *dir, const uint8_t store_id[16]
     int code = salvage->value == NULL ? no_memory(err) : bp_overlay_new(disk, dir, &overlay, err);
     if (code == BP_OK) {
         salvage->disk = bp_overlay_disk(overlay);
-        code = salvage->disk == NULL ? no_memory(err) : bp_bare_store_new(&options, salvage->disk, dir, &salvage->store, err);
+        code = salvage->disk == NULL
+                   ? no_memory(err)
+                   : bp_bare_store_new(&options, salvage->disk, dir, &salvage->store, err);
     }
     code = code != BP_OK ? code : bp_image_new(&options, disk, &salvage->image, err);
     code = code != BP_OK ? code : run(salvage, store_id, checkpoint, surveys, rebuild_dir, err);

@@ -154,7 +154,8 @@ int bp_scrub_background(struct bp_store *store) {
         int result = bp_scrub_next(scrubber->pass, &scrubber->finding, &cost, NULL);
         scrubber->allowance -= cost < scrubber->allowance ? cost : scrubber->allowance;
         worked++;
-        if (result == BP_SCRUB_DONE || result > BP_SCRUB_DONE) { /* after an error a new pass, when its time comes */
+        if (result == BP_SCRUB_DONE ||
+            result > BP_SCRUB_DONE) { /* after an error a new pass, when its time comes */
             bp_scrub_free(scrubber->pass);
             scrubber->pass = NULL;
         }

@@ -77,7 +77,8 @@ static int walk_frames(struct bp_scrub *scrub, const struct bp_segment *segment,
             return bad_frame(scrub, why.message, finding);
         }
         if (size == 0 || frame.sequence != scrub->sequence) {
-            return bad_frame(scrub, "a frame of the log is damaged: the next start may refuse", finding);
+            return bad_frame(scrub, "a frame of the log is damaged: the next start may refuse",
+                             finding);
         }
         scrub->offset += size;
         scrub->sequence++;
@@ -147,7 +148,8 @@ static int judge(struct bp_scrub *scrub, const struct bp_error *why, struct bp_f
 
 static int open_file(struct bp_scrub *scrub, struct bp_error *why) {
     bp_ckpt_path(scrub->store->dir, scrub->numbers[scrub->number_at], false, scrub->path);
-    int code = bp_ckpt_file_open(&scrub->file, scrub->store->disk, scrub->path, BP_SITE_SCRUB_READ, why);
+    int code =
+        bp_ckpt_file_open(&scrub->file, scrub->store->disk, scrub->path, BP_SITE_SCRUB_READ, why);
     scrub->open = code == BP_OK;
     return code;
 }
@@ -159,7 +161,8 @@ static int check_end(struct bp_scrub *scrub, const struct bp_ckpt_block *block,
     bool good = bp_ckpt_trailer_decode(block->payload, &totals) &&
                 totals.blocks + 1 == file->number && totals.chain == file->chain &&
                 totals.file_size == file->offset && file->offset == file->size;
-    return good ? BP_OK : bp_ckpt_file_corrupt(file, file->offset, "a trailer that does not fit", why);
+    return good ? BP_OK
+                : bp_ckpt_file_corrupt(file, file->offset, "a trailer that does not fit", why);
 }
 
 /* Blocks until a step is full or the file ends. */

@@ -7,13 +7,24 @@
 #include "scrub.h"
 #include "store.h"
 
-#define BP_SCRUB_STEP (1u << 20)  /* bytes a step reads, about */
-#define BP_SCRUB_VERSION_COST 64u /* what looking at one counts beside its bytes, so that small values bound a step too */
+#define BP_SCRUB_STEP (1u << 20) /* bytes a step reads, about */
+#define BP_SCRUB_VERSION_COST                                                                      \
+    64u /* what looking at one counts beside its bytes, so that small values bound a step too */
 #define BP_SCRUB_VERSIONS (BP_SCRUB_STEP / BP_SCRUB_VERSION_COST)
 
-enum bp_scrub_stage { BP_SCRUB_HASH, BP_SCRUB_VALUES, BP_SCRUB_LOG, BP_SCRUB_CHECKPOINTS, BP_SCRUB_END };
+enum bp_scrub_stage {
+    BP_SCRUB_HASH,
+    BP_SCRUB_VALUES,
+    BP_SCRUB_LOG,
+    BP_SCRUB_CHECKPOINTS,
+    BP_SCRUB_END
+};
 
-enum { BP_SCRUB_MORE = 0, BP_SCRUB_FINDING = 1, BP_SCRUB_DONE = 2 }; /* what a stage's step returns; else an error code */
+enum {
+    BP_SCRUB_MORE = 0,
+    BP_SCRUB_FINDING = 1,
+    BP_SCRUB_DONE = 2
+}; /* what a stage's step returns; else an error code */
 
 /* Versions gathered from the index; keys once each. */
 struct bp_scrub_entry {

@@ -94,7 +94,8 @@ static int end_hash(struct bp_scrub *scrub, struct bp_finding *finding) {
     }
     finding->revision = scrub->revision;
     (void)snprintf(finding->message, sizeof finding->message,
-                   "the index does not add up to the state hash kept at revision %llu: memory was damaged; restart the daemon",
+                   "the index does not add up to the state hash kept at revision %llu: memory was "
+                   "damaged; restart the daemon",
                    (unsigned long long)scrub->revision);
     return BP_SCRUB_FINDING;
 }
@@ -136,7 +137,8 @@ static void describe(const struct bp_scrub *scrub, uint32_t i, const struct bp_e
     const struct bp_segment *segment = bp_segments_find(segments, version->value.at.segment);
     const char *suffix =
         segment != NULL && segment->header.kind == BP_SEGMENT_SETTLED ? "set" : "log";
-    (void)snprintf(finding->file, sizeof finding->file, "%08x.%s", version->value.at.segment, suffix);
+    (void)snprintf(finding->file, sizeof finding->file, "%08x.%s", version->value.at.segment,
+                   suffix);
     finding->offset = version->value.at.offset;
     finding->revision = version->revision;
     finding->key_size = (uint32_t)key.size;

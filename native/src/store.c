@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "scrub.h"
 #include "store_files.h"
 #include "ticket.h"
 #include "value_cache.h"
@@ -181,6 +182,7 @@ void bp_store_abandon(struct bp_store *store)
     bp_keeper_stop(store);
     bp_driver_stop(store);
     bp_readers_stop(store);
+    bp_scrubber_free(store->keeper.scrubber);
     bp_cleaner_free(store);
     bp_compactor_free(store);
     bp_reserve_close(store);
@@ -259,6 +261,19 @@ static int identify(struct bp_store *store, bool *fresh, struct bp_error *err)
 
 /* ---- recovery --------------------------------------------------------------------------------------------------------------------- */
 
+/* What a try that failed has opened, so that another may open it again. */
+static void forget_log_segments(struct bp_store *store)
+{
+    struct bp_segment *segment = bp_segments_next(store->segments, 0);
+    while (segment != NULL) {
+        uint32_t id = segment->header.id;
+        if (segment->header.kind == BP_SEGMENT_LOG) {
+            bp_segments_remove(store->segments, id);
+        }
+        segment = bp_segments_next(store->segments, id);
+    }
+}
+
 static int open_log(struct bp_store *store, const struct bp_log_start *start, struct bp_recovery *recovery, struct bp_error *err)
 {
     struct bp_log_options options = {.segment_size = store->options.segment_size};
@@ -267,6 +282,7 @@ static int open_log(struct bp_store *store, const struct bp_log_start *start, st
     /* A full disk must not keep a store from opening: that is what the last segment of the reserve is for. */
     if (code != BP_OK && err->reason == BP_REASON_DISK_FULL && bp_reserve_release(store, store->options.segment_size, true) > 0) {
         atomic_store_explicit(&store->disk_full, true, memory_order_relaxed);
+        forget_log_segments(store);
         code = bp_log_open(store->segments, &options, start, &store->log, recovery, err);
     }
     return code;

@@ -41,7 +41,8 @@ static int read_file(struct bp_disk *disk, const char *path, uint64_t max, struc
     int rc = bp_disk_size(disk, fd, &file->size);
     int code = rc < 0 ? bp_fail_io(err, rc, "cannot get its size") : BP_OK;
     if (code == BP_OK && file->size > FILE_MAX) {
-        code = bp_fail(err, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT, "%" PRIu64 " bytes are more than a segment can have", file->size);
+        code = bp_fail(err, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT,
+                       "%" PRIu64 " bytes are more than a segment can have", file->size);
     }
     uint64_t n = file->size < max ? file->size : max;
     file->bytes = code == BP_OK ? malloc(n + 1) : NULL;
@@ -87,7 +88,8 @@ static int take_frame(struct scan *scan, const struct bp_frame *frame, uint64_t 
     if (bp_pos_u64(frame->synced_through) > bp_pos_u64(survey->synced)) {
         survey->synced = frame->synced_through;
     }
-    while (code == BP_OK && (record = bp_frame_next_record(frame, &offset, &entry, &hardstate)) > 0) {
+    while (code == BP_OK &&
+           (record = bp_frame_next_record(frame, &offset, &entry, &hardstate)) > 0) {
         if (record != 1) {
             continue;
         }
@@ -109,7 +111,8 @@ static int take_frame(struct scan *scan, const struct bp_frame *frame, uint64_t 
 static int take_record(struct scan *scan, const struct bp_settled_record *record, uint64_t at) {
     struct bp_survey *survey = scan->survey;
     const struct bp_value_ref *value = &record->version.value;
-    bool sound = bp_value_checksum(bp_slice(scan->bytes + value->at.offset, value->size), NULL) == value->crc;
+    bool sound = bp_value_checksum(bp_slice(scan->bytes + value->at.offset, value->size), NULL) ==
+                 value->crc;
     if (!sound && survey->bad_values++ == 0) {
         survey->bad_value_at = at;
     }
@@ -132,7 +135,8 @@ static uint64_t take_unit(struct scan *scan, uint64_t at, int *code) {
         *code = take_frame(scan, &frame, at);
     } else {
         struct bp_settled_record record;
-        if (bp_settled_decode(scan->bytes + at, left, header->id, (uint32_t)at, header->salt, &record) != BP_OK) {
+        if (bp_settled_decode(scan->bytes + at, left, header->id, (uint32_t)at, header->salt,
+                              &record) != BP_OK) {
             return 0;
         }
         *code = take_record(scan, &record, at);
@@ -143,11 +147,7 @@ static uint64_t take_unit(struct scan *scan, uint64_t at, int *code) {
 }
 
 static bool all_zero(const uint8_t *bytes, uint64_t n) {
-    uint64_t i = 0;
-    while (i < n && bytes[i] == 0) {
-        i++;
-    }
-    return i == n;
+    return n == 0 || (bytes[0] == 0 && memcmp(bytes, bytes + 1, n - 1) == 0);
 }
 
 static void note_damage(struct bp_survey *survey, uint64_t from, uint64_t to) {
@@ -157,11 +157,23 @@ static void note_damage(struct bp_survey *survey, uint64_t from, uint64_t to) {
     survey->n_damages++;
 }
 
+/* The first place from `at` on where a unit can begin: its salt is there. */
+static uint64_t next_salt(const struct scan *scan, uint64_t at) {
+    const struct bp_segment_header *header = &scan->survey->header;
+    uint64_t salt_at = header->kind == BP_SEGMENT_LOG ? 0 : 48; /* in a frame, in a record */
+    for (; at + salt_at + 8 <= scan->end; at += 8) {
+        if (bp_get_u64(scan->bytes + at + salt_at) == header->salt) {
+            return at;
+        }
+    }
+    return scan->end;
+}
+
 static int scan_units(struct scan *scan) {
     struct bp_survey *survey = scan->survey;
     uint64_t at = BP_SEGMENT_HEADER, good = at; /* `good`: everything before it is accounted for */
     int code = BP_OK;
-    while (code == BP_OK && at < scan->end) {
+    while (code == BP_OK && (at = next_salt(scan, at)) < scan->end) {
         uint64_t size = take_unit(scan, at, &code);
         if (size == 0) {
             at += 8;
@@ -183,7 +195,8 @@ static int scan_units(struct scan *scan) {
 
 static int scan_segment(struct bp_survey *survey, const struct bp_survey_visitor *visitor,
                         const struct file *file, struct bp_error *err) {
-    struct scan scan = {.survey = survey, .visitor = visitor, .bytes = file->bytes, .end = file->size, .err = err};
+    struct scan scan = {
+        .survey = survey, .visitor = visitor, .bytes = file->bytes, .end = file->size, .err = err};
     if (survey->limit != 0 && survey->limit < scan.end) {
         scan.end = survey->limit;
     }
@@ -196,7 +209,8 @@ static int scan_segment(struct bp_survey *survey, const struct bp_survey_visitor
 
 static void read_header(struct bp_survey *survey, const struct file *file, const char *path) {
     if (file->size < BP_SEGMENT_HEADER) {
-        bp_fail(&survey->error, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT, "it is shorter than its header");
+        bp_fail(&survey->error, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT,
+                "it is shorter than its header");
         return;
     }
     if (bp_segment_header_decode(file->bytes, path, &survey->header, &survey->error) != BP_OK) {
@@ -204,7 +218,8 @@ static void read_header(struct bp_survey *survey, const struct file *file, const
     }
     survey->headed = survey->header.id == survey->id && survey->header.kind == survey->kind;
     if (!survey->headed) {
-        bp_fail(&survey->error, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT, "its header is that of segment %08" PRIx32, survey->header.id);
+        bp_fail(&survey->error, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT,
+                "its header is that of segment %08" PRIx32, survey->header.id);
     }
 }
 
@@ -278,7 +293,8 @@ static void limit_logs(struct bp_surveys *surveys) {
             if (survey->id == end.segment) {
                 survey->limit = end.offset;
             }
-            survey->orphan |= survey->kind == BP_SEGMENT_LOG && survey->headed && survey->id > end.segment;
+            survey->orphan |=
+                survey->kind == BP_SEGMENT_LOG && survey->headed && survey->id > end.segment;
         }
     }
 }
@@ -317,7 +333,8 @@ static void judge_tails(struct bp_surveys *surveys) {
         return;
     }
     uint64_t at = newest->damages[0].from;
-    if (bp_pos_u64(synced) <= bp_pos_u64((struct bp_pos){.segment = newest->id, .offset = (uint32_t)at})) {
+    if (bp_pos_u64(synced) <=
+        bp_pos_u64((struct bp_pos){.segment = newest->id, .offset = (uint32_t)at})) {
         newest->torn_at = at; /* everything from the first bad frame on goes, even good ones */
     }
 }
@@ -331,7 +348,8 @@ int bp_survey_all(struct bp_disk *disk, const char *dir, const struct bp_ckpt_se
         qsort(surveys->list, surveys->n, sizeof *surveys->list, by_id);
     }
     struct file file;
-    for (uint32_t i = 0; i < surveys->n && code == BP_OK; i++) { /* headers first: they say where others end */
+    for (uint32_t i = 0; i < surveys->n && code == BP_OK;
+         i++) { /* headers first: they say where others end */
         code = load(disk, dir, &surveys->list[i], BP_SEGMENT_HEADER, &file, err);
         free(file.bytes);
     }

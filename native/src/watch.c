@@ -128,7 +128,8 @@ void bp_hub_publish(struct bp_hub *hub, uint64_t revision) {
         if (watch->first_noted > revision) {
             watch->first_noted = BP_WATCH_CLEAN; /* read already, or never noted */
         } else if (watch->waiting) {
-            wake(watch); /* whatever one publication brings, a watch that waited for it was not slow */
+            wake(
+                watch); /* whatever one publication brings, a watch that waited for it was not slow */
         } else if (watch->noted - watch->seen > lag_max) {
             watch->too_slow = true;
         }
@@ -227,7 +228,8 @@ int bp_watch_open(struct bp_store *store, struct bp_queue *queue, uint8_t keyspa
     struct bp_hub *hub = store->hub;
     struct bp_watch *watch = calloc(1, sizeof *watch);
     if (watch == NULL) {
-        return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no memory for a watch");
+        return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,
+                       "no memory for a watch");
     }
     int code = bp_wire_decode_watch(keyspace, request, size, &store->limits, &watch->request, err);
     if (code != BP_OK) {

@@ -34,14 +34,17 @@ struct bp_watch {
     struct bp_wire_watch request;
 
     /* hub.mutex */
-    struct bp_watch *next, **link;             /* of all watches */
-    struct bp_watch *fresh_next, **fresh_link; /* of those noted since the last publication; link NULL: not among them */
-    uint64_t first_noted; /* no effect in range before it is unread; CLEAN: none at all that was noted */
-    uint64_t last_noted;  /* the publication that covers the newest note; not yet known while fresh */
-    uint64_t noted;       /* effects in range since the watch was opened.. */
-    uint64_t seen;        /* ..and of these, read */
-    uint64_t sent_ns;     /* when the last response was made, for progress marks */
-    bool waiting;         /* told 0: owes it one completion */
+    struct bp_watch *next, **link; /* of all watches */
+    struct bp_watch *fresh_next,
+        **fresh_link; /* of those noted since the last publication; link NULL: not among them */
+    uint64_t
+        first_noted; /* no effect in range before it is unread; CLEAN: none at all that was noted */
+    uint64_t
+        last_noted;   /* the publication that covers the newest note; not yet known while fresh */
+    uint64_t noted;   /* effects in range since the watch was opened.. */
+    uint64_t seen;    /* ..and of these, read */
+    uint64_t sent_ns; /* when the last response was made, for progress marks */
+    bool waiting;     /* told 0: owes it one completion */
     bool too_slow;
 
     /* the reader's */
@@ -52,7 +55,7 @@ struct bp_watch {
 
 struct bp_hub {
     struct bp_store *store;
-    pthread_mutex_t mutex; /* inside it only a queue's own */
+    pthread_mutex_t mutex;                   /* inside it only a queue's own */
     _Atomic uint64_t n_watches, lag_cancels; /* written under the mutex */
     struct bp_intervals intervals;
     struct bp_watch *watches, *fresh;

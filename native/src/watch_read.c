@@ -19,10 +19,12 @@
 #include "watch_internal.h"
 
 enum {
-    PIECE_EFFECTS = 256,       /* and more, the deeper into one revision we are: finding the place again costs its skip */
+    PIECE_EFFECTS =
+        256, /* and more, the deeper into one revision we are: finding the place again costs its skip */
     PIECE_EFFECTS_MAX = 65536,
-    EFFECTS_MAX = 16384,       /* scanned in one call without anything to send; then others get their turn */
-    EVENT_OVERHEAD = 96,       /* of one event's encoding beside its keys and values, at most */
+    EFFECTS_MAX =
+        16384, /* scanned in one call without anything to send; then others get their turn */
+    EVENT_OVERHEAD = 96, /* of one event's encoding beside its keys and values, at most */
 };
 
 struct effect {
@@ -49,11 +51,11 @@ struct draft {
     struct bp_watch *watch;
     struct bp_view view;
     struct bp_buffer reply;
-    uint64_t revision;        /* of the events being added */
-    size_t whole_size;        /* reply up to the last whole revision.. */
+    uint64_t revision;         /* of the events being added */
+    size_t whole_size;         /* reply up to the last whole revision.. */
     uint64_t seen, whole_seen; /* ..and the live effects read for it */
     uint64_t scanned;
-    struct bp_watch_at at;    /* behind what is in the reply or needs no event */
+    struct bp_watch_at at; /* behind what is in the reply or needs no event */
     bool full, failed;
     struct bp_error error;
 };
@@ -123,7 +125,8 @@ static bool piece_fill(struct piece *piece, const struct bp_view *view, struct b
     piece->full = false;
     uint64_t next = 0;
     /* Skipped effects count too; one more than fits, so that the end of a revision is seen when it is there. */
-    uint32_t max = (uint32_t)(at.skip < UINT32_MAX / 2 ? at.skip : UINT32_MAX / 2) + piece->capacity + 1;
+    uint32_t max =
+        (uint32_t)(at.skip < UINT32_MAX / 2 ? at.skip : UINT32_MAX / 2) + piece->capacity + 1;
     int rc = bp_history_scan(view->index, at.revision, view->revision, max, &next, gather, piece);
     if (rc == BP_OUT_OF_RANGE) {
         return false;
@@ -168,20 +171,21 @@ static bool back_to_whole(struct draft *draft) {
 }
 
 /* False: the draft is to be sent (full), or ended (failed), before this effect. */
-static bool add_effect(struct draft *draft, const struct piece *piece, const struct effect *effect) {
+static bool add_effect(struct draft *draft, const struct piece *piece,
+                       const struct effect *effect) {
     const struct bp_wire_watch *request = piece->request;
     uint64_t revision = effect->version.revision;
     begin_revision(draft, revision);
     bool is_delete = (effect->version.flags & BP_VERSION_TOMBSTONE) != 0;
     if (!(is_delete ? request->no_deletes : request->no_puts)) {
         uint64_t limit = draft->watch->hub->store->limits.reply_bytes_max;
-        draft->full = draft->reply.size > 0 &&
-                      draft->reply.size + event_size_max(request, effect) > limit;
+        draft->full =
+            draft->reply.size > 0 && draft->reply.size + event_size_max(request, effect) > limit;
         size_t before = draft->reply.size;
-        if (!draft->full && bp_wire_watch_event(&draft->reply, request,
-                                                bp_slice(piece->keys + effect->key_at, effect->key_size),
-                                                &effect->version, &effect->previous, &draft->view,
-                                                &draft->error) != BP_OK) {
+        if (!draft->full &&
+            bp_wire_watch_event(
+                &draft->reply, request, bp_slice(piece->keys + effect->key_at, effect->key_size),
+                &effect->version, &effect->previous, &draft->view, &draft->error) != BP_OK) {
             draft->reply.size = before;
             draft->failed = true;
         }
@@ -219,7 +223,8 @@ static bool inside_revision(const struct draft *draft) {
 /* Read until the response is full, the present is reached or enough was scanned. False: the history from `at` on is gone. */
 static bool draft_events(struct draft *draft) {
     bool reachable = true;
-    while (reachable && !draft->full && !draft->failed && draft->at.revision <= draft->view.revision &&
+    while (reachable && !draft->full && !draft->failed &&
+           draft->at.revision <= draft->view.revision &&
            (draft->scanned < EFFECTS_MAX || inside_revision(draft))) {
         struct piece piece;
         if (piece_init(&piece, &draft->watch->request, draft->at.skip)) {
@@ -234,8 +239,7 @@ static bool draft_events(struct draft *draft) {
 
 /* ---- responses ------------------------------------------------------------------------------ */
 
-static int give(struct bp_watch *watch, struct bp_buffer *reply, int result,
-                struct bp_reply *out) {
+static int give(struct bp_watch *watch, struct bp_buffer *reply, int result, struct bp_reply *out) {
     if (reply->failed) { /* not even the reason can be told */
         bp_buffer_free(reply);
         watch->ended = true;
@@ -281,7 +285,15 @@ static int give_events(struct bp_watch *watch, struct draft *draft, struct bp_re
 
 /* ---- taking turns with the applier ---------------------------------------------------------- */
 
-enum step { STEP_CREATED, STEP_CLOSED, STEP_TOO_SLOW, STEP_COMPACTED, STEP_PROGRESS, STEP_WAIT, STEP_READ };
+enum step {
+    STEP_CREATED,
+    STEP_CLOSED,
+    STEP_TOO_SLOW,
+    STEP_COMPACTED,
+    STEP_PROGRESS,
+    STEP_WAIT,
+    STEP_READ
+};
 
 /* What is due, decided under the mutex; sets `at` to the first revision that may hold something. */
 static enum step decide(struct bp_watch *watch, uint64_t present, uint64_t floor, uint64_t now_ns) {
@@ -328,7 +340,8 @@ static void commit(struct bp_watch *watch, const struct draft *draft, uint64_t n
             watch->first_noted = read_to + 1;
         }
         /* What was noted before the applier knew of this watch is seen without having been counted. */
-        watch->seen = draft->seen < watch->noted - watch->seen ? watch->seen + draft->seen : watch->noted;
+        watch->seen =
+            draft->seen < watch->noted - watch->seen ? watch->seen + draft->seen : watch->noted;
     }
     if (draft->reply.size > 0) {
         watch->sent_ns = now_ns;

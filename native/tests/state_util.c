@@ -4,15 +4,13 @@
 #include "../src/checkpoint.h"
 #include "../src/value.h"
 
-static void add_u64(struct bp_buffer *out, uint64_t value)
-{
+static void add_u64(struct bp_buffer *out, uint64_t value) {
     uint8_t bytes[8];
     bp_put_u64(bytes, value);
     bp_buffer_append(out, bytes, sizeof bytes);
 }
 
-static void add_bytes(struct bp_buffer *out, const void *data, size_t size)
-{
+static void add_bytes(struct bp_buffer *out, const void *data, size_t size) {
     add_u64(out, size);
     bp_buffer_append(out, data, size);
 }
@@ -22,8 +20,7 @@ struct dump {
     struct bp_buffer *out;
 };
 
-static int add_version(void *arg, struct bp_slice key, const struct bp_version *version)
-{
+static int add_version(void *arg, struct bp_slice key, const struct bp_version *version) {
     const struct dump *dump = arg;
     struct bp_buffer *out = dump->out;
     add_bytes(out, key.data, key.size);
@@ -36,7 +33,9 @@ static int add_version(void *arg, struct bp_slice key, const struct bp_version *
         static _Thread_local uint8_t value[BP_VALUE_MAX];
         struct bp_error err = {0};
         uint32_t token = bp_epoch_enter(&dump->store->epoch);
-        CHECK_OK(bp_value_read(dump->store->segments, &version->value, 0, version->value.size, value, &err), &err);
+        CHECK_OK(bp_value_read(dump->store->segments, &version->value, 0, version->value.size,
+                               value, &err),
+                 &err);
         bp_epoch_leave(&dump->store->epoch, token);
         add_u64(out, version->value.crc);
         add_bytes(out, value, version->value.size);
@@ -44,9 +43,8 @@ static int add_version(void *arg, struct bp_slice key, const struct bp_version *
     return 0;
 }
 
-static int add_effect(void *arg, uint64_t revision, struct bp_slice key, const struct bp_version *version,
-                      const struct bp_version *previous)
-{
+static int add_effect(void *arg, uint64_t revision, struct bp_slice key,
+                      const struct bp_version *version, const struct bp_version *previous) {
     struct bp_buffer *out = arg;
     (void)previous;
     add_u64(out, revision);
@@ -55,16 +53,15 @@ static int add_effect(void *arg, uint64_t revision, struct bp_slice key, const s
     return 0;
 }
 
-static void add_history(struct bp_store *store, struct bp_buffer *out)
-{
+static void add_history(struct bp_store *store, struct bp_buffer *out) {
     uint64_t floor = store->compaction_revision, last = store->next_revision - 1, next;
     if (floor < last) {
-        CHECK(bp_history_scan(store->index, floor + 1, last, UINT32_MAX, &next, add_effect, out) == 0);
+        CHECK(bp_history_scan(store->index, floor + 1, last, UINT32_MAX, &next, add_effect, out) ==
+              0);
     }
 }
 
-static void add_tables(struct bp_store *store, struct bp_buffer *out)
-{
+static void add_tables(struct bp_store *store, struct bp_buffer *out) {
     uint64_t n;
     struct bp_lease_record *leases = bp_leases_snapshot(store->leases, &n);
     add_u64(out, n);
@@ -88,8 +85,7 @@ static void add_tables(struct bp_store *store, struct bp_buffer *out)
     }
 }
 
-struct bp_buffer state_of(struct bp_store *store)
-{
+struct bp_buffer state_of(struct bp_store *store) {
     struct bp_buffer out = {0};
     uint64_t hash[2];
     struct dump dump = {.store = store, .out = &out};
@@ -100,30 +96,30 @@ struct bp_buffer state_of(struct bp_store *store)
     add_u64(&out, hash[0]);
     add_u64(&out, hash[1]);
     bp_buffer_append(&out, store->system.cluster_id, 16);
-    CHECK(bp_index_scan_versions(store->index, (struct bp_slice){0}, store->compaction_revision, store->next_revision - 1, add_version,
-                                 &dump) == 0);
+    CHECK(bp_index_scan_versions(store->index, (struct bp_slice){0}, store->compaction_revision,
+                                 store->next_revision - 1, add_version, &dump) == 0);
     add_history(store, &out);
     add_tables(store, &out);
     CHECK(!out.failed);
     return out;
 }
 
-void state_must_equal(struct bp_buffer before, struct bp_buffer after)
-{
+void state_must_equal(struct bp_buffer before, struct bp_buffer after) {
     size_t n = before.size < after.size ? before.size : after.size, at = 0;
     while (at < n && before.data[at] == after.data[at]) {
         at++;
     }
     if (at < n || before.size != after.size) {
-        fprintf(stderr, "states differ at byte %zu (sizes %zu, %zu; next revisions %llu, %llu)\n", at, before.size, after.size,
-                (unsigned long long)bp_get_u64(before.data), (unsigned long long)bp_get_u64(after.data));
+        fprintf(stderr, "states differ at byte %zu (sizes %zu, %zu; next revisions %llu, %llu)\n",
+                at, before.size, after.size, (unsigned long long)bp_get_u64(before.data),
+                (unsigned long long)bp_get_u64(after.data));
         exit(1);
     }
     bp_buffer_free(&before);
     bp_buffer_free(&after);
 }
 
-/* ---- the directory ------------------------------------------------------------------------------------------------------- */
+/* ---- the directory --------------------------------------------------------------------------- */
 
 struct listing {
     struct bp_store *store;
@@ -131,8 +127,7 @@ struct listing {
     struct dir_use use;
 };
 
-static int each_file(void *arg, const char *name)
-{
+static int each_file(void *arg, const char *name) {
     struct listing *listing = arg;
     size_t n = strlen(name), m = strlen(listing->suffix);
     if (n >= m && strcmp(name + n - m, listing->suffix) == 0) {
@@ -155,16 +150,14 @@ struct names {
     uint32_t n;
 };
 
-static int note_name(void *arg, const char *name)
-{
+static int note_name(void *arg, const char *name) {
     struct names *names = arg;
     CHECK(names->n < 4096);
     (void)snprintf(names->list[names->n++], 64, "%.60s", name);
     return 0;
 }
 
-struct dir_use dir_use(struct bp_store *store, const char *suffix)
-{
+struct dir_use dir_use(struct bp_store *store, const char *suffix) {
     struct listing listing = {.store = store, .suffix = suffix};
     struct names *names = calloc(1, sizeof *names);
     CHECK(names != NULL);
@@ -176,8 +169,7 @@ struct dir_use dir_use(struct bp_store *store, const char *suffix)
     return listing.use;
 }
 
-bool checkpoint_path(struct bp_store *store, uint32_t n, char path[4224])
-{
+bool checkpoint_path(struct bp_store *store, uint32_t n, char path[4224]) {
     uint64_t *numbers;
     uint32_t count;
     struct bp_error err = {0};
@@ -189,10 +181,9 @@ bool checkpoint_path(struct bp_store *store, uint32_t n, char path[4224])
     return n < count;
 }
 
-/* ---- stepping ------------------------------------------------------------------------------------------------------------ */
+/* ---- stepping -------------------------------------------------------------------------------- */
 
-void clean_all(struct bp_store *store)
-{
+void clean_all(struct bp_store *store) {
     for (uint32_t i = 0; i < 100000; i++) {
         if (bp_step_clean(store) == 0) {
             return;
@@ -201,8 +192,7 @@ void clean_all(struct bp_store *store)
     CHECK(!"cleaning never ends");
 }
 
-void settle(struct bp_store *store)
-{
+void settle(struct bp_store *store) {
     for (uint32_t i = 0; i < 100; i++) {
         clean_all(store);
         if (!bp_checkpoint_due(store)) {
@@ -214,14 +204,12 @@ void settle(struct bp_store *store)
     CHECK(!"checkpoints never end");
 }
 
-void must_checkpoint(struct bp_store *store)
-{
+void must_checkpoint(struct bp_store *store) {
     struct bp_error err = {0};
     CHECK_OK(bp_step_checkpoint(store, 1, &err), &err);
 }
 
-uint64_t test_random(uint64_t *seed)
-{
+uint64_t test_random(uint64_t *seed) {
     *seed += 0x9e3779b97f4a7c15ull;
     uint64_t z = *seed;
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;

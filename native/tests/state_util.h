@@ -1,4 +1,7 @@
-/* The whole replicated state of a store as bytes, for comparing it before and after; and looks at its directory. */
+/*
+ * The whole replicated state of a store as bytes, for comparing it before and after; and looks at
+ * its directory.
+ */
 #ifndef BP_TESTS_STATE_UTIL_H
 #define BP_TESTS_STATE_UTIL_H
 
@@ -6,8 +9,9 @@
 #include "store_util.h"
 
 /*
- * Everything a client could tell apart: every retained version with its value's bytes (each read and verified), the history's effects,
- * leases, request ids, revisions, cluster id, state hash. Not where values lie, nor indexes: a restart adds an empty entry.
+ * Everything a client could tell apart: every retained version with its value's bytes (each read
+ * and verified), the history's effects, leases, request ids, revisions, cluster id, state hash. Not
+ * where values lie, nor indexes: a restart adds an empty entry.
  */
 struct bp_buffer state_of(struct bp_store *store);
 /* Fails the test, naming the first difference, unless both are the same. Frees both. */

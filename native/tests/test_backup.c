@@ -103,7 +103,8 @@ static void check_filled(struct bp_store *store, uint64_t once_revision) {
     static uint8_t read[sizeof large];
     uint32_t size;
     struct bp_error err = {0};
-    CHECK_OK(bp_get(store, BP_KEYSPACE_USER, "large", 5, read, sizeof read, &size, NULL, &err), &err);
+    CHECK_OK(bp_get(store, BP_KEYSPACE_USER, "large", 5, read, sizeof read, &size, NULL, &err),
+             &err);
     CHECK(size == sizeof large && memcmp(read, large, sizeof large) == 0);
     uint64_t revision;
     CHECK(test_put_bytes(store, "once", "v", 1, 0, "id-1", &revision) == BP_OK);
@@ -228,7 +229,8 @@ static void test_a_damaged_value_fails_the_backup(void) {
     struct bp_version version;
     CHECK(bp_index_get(store->index, bp_slice("uk", 2), UINT64_MAX, &version));
     char path[BP_PATH_MAX];
-    bp_segment_path(store->segments, version.value.at.segment, BP_SEGMENT_LOG, false, path, sizeof path);
+    bp_segment_path(store->segments, version.value.at.segment, BP_SEGMENT_LOG, false, path,
+                    sizeof path);
     CHECK(bp_sim_flip(sim, path, version.value.at.offset, 0) == 0);
     struct bp_backup *backup;
     struct bp_error err = {0};
@@ -258,7 +260,8 @@ static struct file small_backup(struct bp_sim *sim) {
     return file;
 }
 
-static void expect_refused(struct bp_sim *sim, const struct bp_options *target, const char *what, uint64_t at) {
+static void expect_refused(struct bp_sim *sim, const struct bp_options *target, const char *what,
+                           uint64_t at) {
     struct bp_error err = {0};
     int code = restore(sim, target, &err);
     if (code != BP_DATA_LOSS && code != BP_FAILED_PRECONDITION) {
@@ -339,7 +342,8 @@ static void test_an_interrupted_restore_does_not_open(void) {
             code = fd < 0 && marker < 0 ? -1 : test_open(sim, &options, &store, &err);
             if (code == BP_OK) {
                 char value[16];
-                CHECK(test_get(store, "l", value, sizeof value) && test_get(store, "k", value, sizeof value));
+                CHECK(test_get(store, "l", value, sizeof value) &&
+                      test_get(store, "k", value, sizeof value));
                 bp_store_abandon(store);
                 finished++;
             } else {
@@ -370,7 +374,7 @@ static void test_a_failed_restore_cleans_up(void) {
     write_file(sim, "backup", file.bytes, file.size);
     struct bp_options target = restored_options();
     struct bp_error err = {0};
-    static const int sites[] = {BP_SITE_SETTLED_WRITE,     BP_SITE_SETTLED_SYNC, BP_SITE_LOG_SYNC,
+    static const int sites[] = {BP_SITE_SETTLED_WRITE, BP_SITE_SETTLED_SYNC, BP_SITE_LOG_SYNC,
                                 BP_SITE_CHECKPOINT_RENAME, BP_SITE_CHECKPOINT_SYNC};
     for (size_t i = 0; i < sizeof sites / sizeof sites[0]; i++) {
         struct bp_disk *disk = disk_of(sim);

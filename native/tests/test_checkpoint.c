@@ -4,19 +4,19 @@
 #include "../src/checkpoint.h"
 #include "state_util.h"
 
-/* ---- a store with something of everything -------------------------------------------------------------------------------------- */
+/* ---- a store with something of everything ---------------------------------------------------- */
 
 static uint8_t big_value[200000];
 
-static void fill(struct bp_store *store, uint64_t seed, uint32_t writes)
-{
+static void fill(struct bp_store *store, uint64_t seed, uint32_t writes) {
     memset(big_value, (int)(seed & 0xff), sizeof big_value);
     (void)test_grant(store, 1000 + seed, 60000);
     for (uint32_t i = 0; i < writes; i++) {
         char key[32], value[64], id[32];
         uint64_t dice = test_random(&seed) % 16;
         (void)snprintf(key, sizeof key, "key/%llu", (unsigned long long)(test_random(&seed) % 200));
-        (void)snprintf(value, sizeof value, "value %llu of %u", (unsigned long long)test_random(&seed), i);
+        (void)snprintf(value, sizeof value, "value %llu of %u",
+                       (unsigned long long)test_random(&seed), i);
         (void)snprintf(id, sizeof id, "request %u", i);
         int code = BP_OK;
         if (dice == 0) {
@@ -38,16 +38,15 @@ static void fill(struct bp_store *store, uint64_t seed, uint32_t writes)
     }
 }
 
-static struct bp_store *reopen(struct bp_sim *sim, const struct bp_options *options, struct bp_store *store)
-{
+static struct bp_store *reopen(struct bp_sim *sim, const struct bp_options *options,
+                               struct bp_store *store) {
     bp_store_abandon(store);
     return test_must_open(sim, options);
 }
 
-/* ---- round trips --------------------------------------------------------------------------------------------------------- */
+/* ---- round trips ----------------------------------------------------------------------------- */
 
-static void test_a_checkpoint_holds_everything(void)
-{
+static void test_a_checkpoint_holds_everything(void) {
     struct bp_sim *sim = bp_sim_new(1);
     struct bp_options options = test_options();
     struct bp_store *store = test_must_open(sim, &options);
@@ -64,8 +63,7 @@ static void test_a_checkpoint_holds_everything(void)
     bp_sim_free(sim);
 }
 
-static void test_replay_goes_on_where_the_checkpoint_ends(void)
-{
+static void test_replay_goes_on_where_the_checkpoint_ends(void) {
     struct bp_sim *sim = bp_sim_new(2);
     struct bp_options options = test_options();
     struct bp_store *store = test_must_open(sim, &options);
@@ -81,8 +79,7 @@ static void test_replay_goes_on_where_the_checkpoint_ends(void)
     bp_sim_free(sim);
 }
 
-static void test_an_empty_store_can_be_checkpointed(void)
-{
+static void test_an_empty_store_can_be_checkpointed(void) {
     struct bp_sim *sim = bp_sim_new(3);
     struct bp_options options = test_options();
     struct bp_store *store = test_must_open(sim, &options);
@@ -96,8 +93,7 @@ static void test_an_empty_store_can_be_checkpointed(void)
     bp_sim_free(sim);
 }
 
-static void test_many_blocks_and_many_versions_of_one_key(void)
-{
+static void test_many_blocks_and_many_versions_of_one_key(void) {
     struct bp_sim *sim = bp_sim_new(4);
     struct bp_options options = test_options();
     struct bp_store *store = test_must_open(sim, &options);
@@ -122,8 +118,7 @@ static void test_many_blocks_and_many_versions_of_one_key(void)
     bp_sim_free(sim);
 }
 
-static void test_two_checkpoints_are_kept(void)
-{
+static void test_two_checkpoints_are_kept(void) {
     struct bp_sim *sim = bp_sim_new(5);
     struct bp_options options = test_options();
     struct bp_store *store = test_must_open(sim, &options);
@@ -141,8 +136,7 @@ static void test_two_checkpoints_are_kept(void)
     bp_sim_free(sim);
 }
 
-static void test_a_checkpoint_is_due_by_the_log_since_the_last(void)
-{
+static void test_a_checkpoint_is_due_by_the_log_since_the_last(void) {
     struct bp_sim *sim = bp_sim_new(6);
     struct bp_options options = test_options();
     options.checkpoint_bytes = 100000;
@@ -166,8 +160,7 @@ static void test_a_checkpoint_is_due_by_the_log_since_the_last(void)
     bp_sim_free(sim);
 }
 
-static void test_in_interval_mode_the_log_is_synced_first(void)
-{
+static void test_in_interval_mode_the_log_is_synced_first(void) {
     struct bp_sim *sim = bp_sim_new(7);
     struct bp_options options = test_options();
     options.interval_ms = 1000;
@@ -182,19 +175,89 @@ static void test_in_interval_mode_the_log_is_synced_first(void)
     CHECK(store->next_revision > revision); /* jumped: the stop was not clean */
     bp_index_state_hash(store->index, after);
     CHECK(hash[0] == after[0] && hash[1] == after[1]);
+    struct bp_buffer state = state_of(store); /* reads every value: they are there too */
+    bp_buffer_free(&state);
     bp_store_abandon(store);
     bp_sim_free(sim);
 }
 
-/* ---- damage -------------------------------------------------------------------------------------------------------------- */
+/* ---- writes while it is written -------------------------------------------------------------- */
 
-static void damage(struct bp_sim *sim, const char *path, uint64_t offset)
-{
+/*
+ * Before each write of a checkpoint's block: puts and deletes all over the keys, and a compaction.
+ */
+static struct {
+    struct bp_store *store; /* NULL: sleep */
+    ssize_t (*pwritev)(void *ctx, int fd, const struct iovec *iov, int n, uint64_t offset);
+    uint64_t seed;
+    uint32_t times;
+} between;
+
+static ssize_t write_between(void *ctx, int fd, const struct iovec *iov, int n, uint64_t offset) {
+    struct bp_store *store = between.store;
+    between.store = NULL; /* the writes below come here too */
+    for (uint32_t i = 0; store != NULL && i < 50; i++) {
+        char key[32];
+        (void)snprintf(key, sizeof key, "%02llu/%06llu",
+                       (unsigned long long)(test_random(&between.seed) % 30),
+                       (unsigned long long)(test_random(&between.seed) % 2000));
+        CHECK((i % 5 == 0 ? test_delete(store, key, NULL)
+                          : test_put(store, key, "between", NULL)) == BP_OK);
+    }
+    if (store != NULL) {
+        between.times++;
+        CHECK(test_compact(store, 0) == BP_OK);
+        while (bp_index_trim(store->index, bp_pins_min(store), 1000)) { /* the pin alone holds it */
+        }
+        between.store = store;
+    }
+    return between.pwritev(ctx, fd, iov, n, offset);
+}
+
+static void test_the_cut_is_exact_whatever_is_written_meanwhile(void) {
+    struct bp_sim *sim = bp_sim_new(14);
+    struct bp_options options = test_options();
+    options.interval_ms =
+        3600000; /* what comes after the cut is not durable: only the checkpoint is */
+    struct bp_io io;
+    bp_sim_io(sim, &io);
+    between.pwritev = io.pwritev;
+    io.pwritev = write_between;
+    struct bp_disk *disk = bp_disk_new(&io);
+    struct bp_store *store;
+    struct bp_error err = {0};
+    CHECK(disk != NULL);
+    CHECK_OK(bp_store_open(&options, disk, &store, &err), &err);
+    for (uint32_t i = 0; i < 30; i++) {
+        char prefix[16];
+        (void)snprintf(prefix, sizeof prefix, "%02u/", i);
+        CHECK(test_batch(store, prefix, 2000, "first", NULL) == BP_OK);
+        CHECK(test_batch(store, prefix, 100, "second", NULL) == BP_OK);
+    }
+    bp_driver_chore(store, false, true);
+    (void)bp_step_drive(store);
+    struct bp_buffer before = state_of(store);
+    between.store = store;
+    must_checkpoint(store);
+    between.store = NULL;
+    CHECK(between.times > 4);
+    bp_store_abandon(store);
+    bp_sim_power_cut(sim, 0);
+    options.interval_ms = 0; /* or the revision would jump */
+    store = test_must_open(sim, &options);
+    CHECK(store->recovery_checkpoint_keys == 60000);
+    state_must_equal(before, state_of(store));
+    bp_store_abandon(store);
+    bp_sim_free(sim);
+}
+
+/* ---- damage ---------------------------------------------------------------------------------- */
+
+static void damage(struct bp_sim *sim, const char *path, uint64_t offset) {
     CHECK(bp_sim_flip(sim, path, offset, 3) == 0);
 }
 
-static void test_a_damaged_newest_one_leads_to_the_one_before(void)
-{
+static void test_a_damaged_newest_one_leads_to_the_one_before(void) {
     struct bp_sim *sim = bp_sim_new(8);
     struct bp_options options = test_options();
     struct bp_store *store = test_must_open(sim, &options);
@@ -221,8 +284,7 @@ static void test_a_damaged_newest_one_leads_to_the_one_before(void)
     bp_sim_free(sim);
 }
 
-static void test_both_damaged_is_corruption_and_touches_nothing(void)
-{
+static void test_both_damaged_is_corruption_and_touches_nothing(void) {
     struct bp_sim *sim = bp_sim_new(9);
     struct bp_options options = test_options();
     struct bp_store *store = test_must_open(sim, &options);
@@ -245,8 +307,7 @@ static void test_both_damaged_is_corruption_and_touches_nothing(void)
     bp_sim_free(sim);
 }
 
-static void test_any_flipped_byte_is_noticed(void)
-{
+static void test_any_flipped_byte_is_noticed(void) {
     struct bp_sim *sim = bp_sim_new(10);
     struct bp_options options = test_options();
     struct bp_store *store = test_must_open(sim, &options);
@@ -277,8 +338,8 @@ static void test_any_flipped_byte_is_noticed(void)
 }
 
 /* Rewrite a file of the simulated disk from `offset` on. */
-static void overwrite(struct bp_sim *sim, const char *path, const void *bytes, size_t n, uint64_t offset)
-{
+static void overwrite(struct bp_sim *sim, const char *path, const void *bytes, size_t n,
+                      uint64_t offset) {
     struct bp_io io;
     bp_sim_io(sim, &io);
     int fd = io.open(io.ctx, path, BP_O_WRITE);
@@ -289,8 +350,7 @@ static void overwrite(struct bp_sim *sim, const char *path, const void *bytes, s
     CHECK(io.close(io.ctx, fd) == 0);
 }
 
-static void test_a_newer_format_is_refused_and_not_fallen_back_from(void)
-{
+static void test_a_newer_format_is_refused_and_not_fallen_back_from(void) {
     struct bp_sim *sim = bp_sim_new(11);
     struct bp_options options = test_options();
     struct bp_store *store = test_must_open(sim, &options);
@@ -312,15 +372,15 @@ static void test_a_newer_format_is_refused_and_not_fallen_back_from(void)
     bp_sim_free(sim);
 }
 
-/* ---- failures while writing ------------------------------------------------------------------------------------------------ */
+/* ---- failures while writing ------------------------------------------------------------------ */
 
-static const int sites[] = {BP_SITE_CHECKPOINT_CREATE, BP_SITE_CHECKPOINT_WRITE,    BP_SITE_CHECKPOINT_SYNC,
-                            BP_SITE_CHECKPOINT_RENAME, BP_SITE_CHECKPOINT_DIR_SYNC, BP_SITE_CHECKPOINT_UNLINK};
+static const int sites[] = {BP_SITE_CHECKPOINT_CREATE,   BP_SITE_CHECKPOINT_WRITE,
+                            BP_SITE_CHECKPOINT_SYNC,     BP_SITE_CHECKPOINT_RENAME,
+                            BP_SITE_CHECKPOINT_DIR_SYNC, BP_SITE_CHECKPOINT_UNLINK};
 #define SITES (sizeof sites / sizeof sites[0])
 
 /* A store with two checkpoints and more written since. */
-static struct bp_store *store_with_two(struct bp_sim *sim, const struct bp_options *options)
-{
+static struct bp_store *store_with_two(struct bp_sim *sim, const struct bp_options *options) {
     struct bp_store *store = test_must_open(sim, options);
     fill(store, 1, 60);
     must_checkpoint(store);
@@ -330,8 +390,7 @@ static struct bp_store *store_with_two(struct bp_sim *sim, const struct bp_optio
     return store;
 }
 
-static void test_a_failed_step_discards_that_file_only(void)
-{
+static void test_a_failed_step_discards_that_file_only(void) {
     const int faults[] = {BP_FAULT_EIO, BP_FAULT_ENOSPC};
     for (uint32_t i = 0; i < SITES * 2; i++) {
         int site = sites[i / 2], fault = faults[i % 2];
@@ -342,7 +401,8 @@ static void test_a_failed_step_discards_that_file_only(void)
         struct bp_error err = {0};
         CHECK(bp_disk_arm(store->disk, site, fault, 1, 1, 0) == 0);
         int code = bp_step_checkpoint(store, 1, &err);
-        bool cleaning_up = site == BP_SITE_CHECKPOINT_UNLINK; /* the old one stays a while: no failure */
+        bool cleaning_up =
+            site == BP_SITE_CHECKPOINT_UNLINK; /* the old one stays a while: no failure */
         CHECK(cleaning_up ? code == BP_OK : code != BP_OK);
         CHECK_EQ_U64(dir_use(store, ".tmp").files, 0);
         CHECK_EQ_U64(dir_use(store, ".ckpt").files, cleaning_up ? 3 : 2);
@@ -361,8 +421,7 @@ static void test_a_failed_step_discards_that_file_only(void)
     }
 }
 
-static void crash_once(int site, int fault, uint64_t hit, uint32_t keep)
-{
+static void crash_once(int site, int fault, uint64_t hit, uint32_t keep) {
     struct bp_sim *sim = bp_sim_new((uint64_t)site * 1000 + hit * 10 + keep);
     struct bp_options options = test_options();
     struct bp_store *store = store_with_two(sim, &options);
@@ -387,14 +446,14 @@ static void crash_once(int site, int fault, uint64_t hit, uint32_t keep)
     bp_sim_free(sim);
 }
 
-static void test_a_crash_at_any_step_loses_nothing(void)
-{
+static void test_a_crash_at_any_step_loses_nothing(void) {
     const int faults[] = {BP_FAULT_SHORT, BP_FAULT_CRASH, BP_FAULT_CRASH_AFTER};
     const uint32_t keeps[] = {0, 512, 1024};
     for (uint32_t site = 0; site < SITES; site++) {
         for (uint32_t fault = 0; fault < 3; fault++) {
             for (uint32_t keep = 0; keep < 3; keep++) {
-                for (uint64_t hit = 1; hit <= (sites[site] == BP_SITE_CHECKPOINT_WRITE ? 5 : 1); hit++) {
+                for (uint64_t hit = 1; hit <= (sites[site] == BP_SITE_CHECKPOINT_WRITE ? 5 : 1);
+                     hit++) {
                     crash_once(sites[site], faults[fault], hit, keeps[keep]);
                 }
             }
@@ -402,8 +461,7 @@ static void test_a_crash_at_any_step_loses_nothing(void)
     }
 }
 
-static void test_an_unsynced_checkpoint_is_never_believed(void)
-{
+static void test_an_unsynced_checkpoint_is_never_believed(void) {
     /* Cut the power at many bytes of the checkpoint's own writing, with random sectors kept. */
     for (uint32_t i = 0; i < 40; i++) {
         struct bp_sim *sim = bp_sim_new(500 + i);
@@ -422,9 +480,11 @@ static void test_an_unsynced_checkpoint_is_never_believed(void)
     }
 }
 
-/* A mark behind the cut's last frame is not synced: replay must neither need it nor stumble over its absence. */
-static void test_a_mark_that_is_lost_hurts_no_checkpoint(void)
-{
+/*
+ * A mark behind the cut's last frame is not synced: replay must neither need it nor stumble over
+ * its absence.
+ */
+static void test_a_mark_that_is_lost_hurts_no_checkpoint(void) {
     for (uint32_t newest_damaged = 0; newest_damaged < 2; newest_damaged++) {
         struct bp_sim *sim = bp_sim_new(13);
         struct bp_options options = test_options();
@@ -456,8 +516,7 @@ static void test_a_mark_that_is_lost_hurts_no_checkpoint(void)
     }
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     TESTS_BEGIN;
     RUN(test_a_checkpoint_holds_everything);
     RUN(test_replay_goes_on_where_the_checkpoint_ends);
@@ -466,6 +525,7 @@ int main(int argc, char **argv)
     RUN(test_two_checkpoints_are_kept);
     RUN(test_a_checkpoint_is_due_by_the_log_since_the_last);
     RUN(test_in_interval_mode_the_log_is_synced_first);
+    RUN(test_the_cut_is_exact_whatever_is_written_meanwhile);
     RUN(test_a_damaged_newest_one_leads_to_the_one_before);
     RUN(test_both_damaged_is_corruption_and_touches_nothing);
     RUN(test_any_flipped_byte_is_noticed);

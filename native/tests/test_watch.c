@@ -63,7 +63,8 @@ struct response {
 static void append(struct response *response, const char *piece, struct bp_slice bytes) {
     size_t used = strlen(response->events);
     (void)snprintf(response->events + used, sizeof response->events - used, "%s%.*s", piece,
-                   (int)(bytes.size < 40 ? bytes.size : 40), (const char *)bytes.data);
+                   (int)(bytes.size < 40 ? bytes.size : 40),
+                   bytes.data != NULL ? (const char *)bytes.data : "");
 }
 
 static void read_key_value(struct bp_slice message, struct bp_slice *key, struct bp_slice *value) {
@@ -258,10 +259,11 @@ static void test_a_watch_hears_of_its_range_only(void) {
     struct rig rig;
     setup(&rig);
     uint64_t r = rig.revision;
-    struct bp_watch *watch = must_open_watch(
-        rig.store, rig.queue, (struct watch_request){.start = "b", .end = "d", .with_values = true});
-    struct bp_watch *key = must_open_watch(rig.store, rig.queue,
-                                           (struct watch_request){.prefix = "c1", .with_values = true});
+    struct bp_watch *watch =
+        must_open_watch(rig.store, rig.queue,
+                        (struct watch_request){.start = "b", .end = "d", .with_values = true});
+    struct bp_watch *key = must_open_watch(
+        rig.store, rig.queue, (struct watch_request){.prefix = "c1", .with_values = true});
     expect_created(watch, r);
     expect_created(key, r);
     settle(&rig);
@@ -415,7 +417,8 @@ static void test_large_revisions_come_in_fragments(void) {
     put(&rig, "first", "v");
     CHECK(test_batch(rig.store, "x", 1000, "v", NULL) == BP_OK);
     put(&rig, "last", "v");
-    expect_events(watch, r + 1, "+first"); /* a whole revision is not mixed with a part of the next */
+    expect_events(watch, r + 1,
+                  "+first"); /* a whole revision is not mixed with a part of the next */
     uint32_t events = 0, fragments = 0;
     struct response response;
     do {
@@ -473,9 +476,8 @@ static void test_a_damaged_value_ends_the_watch_after_what_is_whole(void) {
     bp_segment_path(rig.store->segments, version.value.at.segment, BP_SEGMENT_LOG, false, path,
                     sizeof path);
     CHECK(bp_sim_flip(rig.sim, path, version.value.at.offset, 3) == 0);
-    struct bp_watch *watch =
-        must_open_watch(rig.store, rig.queue,
-                        (struct watch_request){.start_revision = r + 1, .with_values = true});
+    struct bp_watch *watch = must_open_watch(
+        rig.store, rig.queue, (struct watch_request){.start_revision = r + 1, .with_values = true});
     expect_created(watch, r);
     expect_events(watch, r + 1, "+a=fine");
     expect_canceled(watch, "VALUE_DAMAGED", r + 2);
@@ -675,7 +677,9 @@ static void test_an_effect_noted_before_the_watch_was_there_is_heard_of(void) {
     struct bp_error err;
     struct bp_value_ref value = {0};
     struct bp_version previous;
-    CHECK_OK(bp_index_put(rig.store->index, bp_slice("uk", 2), r + 1, 0, false, &value, &previous, &err), &err);
+    CHECK_OK(
+        bp_index_put(rig.store->index, bp_slice("uk", 2), r + 1, 0, false, &value, &previous, &err),
+        &err);
     bp_hub_note(rig.store->hub, bp_slice("uk", 2), r + 1); /* nobody is there */
     struct bp_watch *watch = must_open_watch(rig.store, rig.queue, (struct watch_request){0});
     expect_created(watch, r);
@@ -699,7 +703,9 @@ static void test_an_effect_read_before_its_announcement_comes_once(void) {
     struct bp_error err;
     struct bp_value_ref value = {0};
     struct bp_version previous;
-    CHECK_OK(bp_index_put(rig.store->index, bp_slice("uk", 2), r + 1, 0, false, &value, &previous, &err), &err);
+    CHECK_OK(
+        bp_index_put(rig.store->index, bp_slice("uk", 2), r + 1, 0, false, &value, &previous, &err),
+        &err);
     bp_hub_note(rig.store->hub, bp_slice("uk", 2), r + 1);
     expect_nothing(watch);
     atomic_store(&rig.store->revision, r + 1);

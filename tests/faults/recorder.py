@@ -87,25 +87,25 @@ class Writer:
         return b"w%03d/" % self.number
 
     async def run(self, kv: Any, go_on: Callable[[], bool]) -> None:
-        """Write until the daemon no longer answers, or `go_on`, asked after every answer, says no."""
-        while await self.send(kv, self._invent()) and go_on():
-            pass
+        """Write until the daemon no longer answers, or `go_on`, asked after every answer, says no. Does nothing while a write has no
+        answer: that one must be settled first.
+        """
+        while self.unknown is None and go_on():
+            await self.send(kv, self._invent())
 
-    async def send(self, kv: Any, write: Write) -> bool:
-        """Send one write and note what came of it; False: no answer."""
+    async def send(self, kv: Any, write: Write) -> None:
+        """Send one write and note what came of it."""
         self.unknown = write
         try:
             reply = await getattr(kv, write.method)(write.request, timeout=CALL_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
-            if error.code() in UNKNOWN:
-                return False
-            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, error
-            self.unknown = None
-            self.refused += 1
-            return True
+            if error.code() not in UNKNOWN:
+                assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, error
+                self.unknown = None
+                self.refused += 1
+            return
         assert reply.revision > self.last_revision, "revisions go back"
         self._took_effect(write, reply.revision)
-        return True
 
     def _took_effect(self, write: Write, revision: int) -> None:
         self.state = after(self.state, write.effects, revision)

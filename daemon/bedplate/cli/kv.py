@@ -146,7 +146,7 @@ def watch(
         responses = client.stream(client.kv.Watch, request)
         for response in responses:
             if response.created:
-                note(f"watching from revision {response.revision}")
+                note(f"watching from revision {response.revision + 1} on")
             for event in response.events:
                 if as_json:
                     print_json(message_json(event))

@@ -1,7 +1,10 @@
 """`bedplate restore`, `fsck` and `config`: what needs no running daemon."""
 
 import contextlib
+import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -40,8 +43,8 @@ def restore(
     """
     if not file.is_file():
         raise CommandError(f"{file} is no file")
-    with _new_directory(data_dir):
-        restore_store(Options(dir=str(data_dir / _STORE)), str(file))
+    with _new_directory(data_dir) as directory:
+        restore_store(Options(dir=str(directory / _STORE)), str(file))
     print(f"restored {file}; start it with: bedplated --data-dir {data_dir}")
 
 
@@ -64,8 +67,8 @@ def fsck(
     if rebuild is None:
         report = check_store(str(store))
     else:
-        with _new_directory(rebuild):
-            report = check_store(str(store), str(rebuild / _STORE))
+        with _new_directory(rebuild) as directory:
+            report = check_store(str(store), str(directory / _STORE))
     if settings_of(context).as_json:
         print_json({"sound": report.sound, "report": report.text.splitlines()})
     else:
@@ -80,18 +83,26 @@ def config() -> None:
 
 
 @contextlib.contextmanager
-def _new_directory(path: Path) -> Iterator[None]:
-    """A directory made with mode 0700, or an empty one; taken away again when the work in it
-    fails and leaves it empty. Raises CommandError, OSError.
+def _new_directory(path: Path) -> Iterator[Path]:
+    """A directory to work in, mode 0700, that takes the name `path` when the work is done, and is
+    gone when it fails. Raises CommandError, OSError.
     """
     if path.exists() and any(path.iterdir()):
         raise CommandError(f"{path} is not empty; name a new directory")
-    made = not path.exists()
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        yield
+        yield partial
+        partial.rename(path)
+        _sync_directory(path.parent)
     except BaseException:
-        if made:
-            with contextlib.suppress(OSError):
-                path.rmdir()
+        shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

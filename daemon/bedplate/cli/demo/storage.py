@@ -68,12 +68,12 @@ async def run(stage: Stage) -> Report:
     async with stage.channel() as channel:
         stubs = Stubs(channel)
         await _show_recovery(stage, stubs, seconds, report)
-        report.losses += await _verify(stage, stubs, ledger, "checking after the crash")
+        report.losses += await verify(stage, stubs, ledger, "checking after the crash")
         left = [name for name in tree.names if name not in ledger.indexed]
         begun = time.monotonic()
         await _write(stage, stubs, tree, ledger, left, "writing the rest")
         report.add("then", f"{len(left)} files more in {time.monotonic() - begun:.1f} s")
-        report.losses += await _verify(stage, stubs, ledger, "checking everything")
+        report.losses += await verify(stage, stubs, ledger, "checking everything")
         await _scrub(stubs, report)
     done = f"{len(ledger.stored)} objects, {human_bytes(_size(ledger))}, compared byte for byte"
     report.add("verified", f"{done}; {len(ledger.indexed)} index keys")
@@ -120,7 +120,8 @@ async def _write(
             nonlocal killed
             for name in todo:
                 try:
-                    await _store(stubs, tree, ledger, name)
+                    data = await asyncio.to_thread((tree.root / name).read_bytes)
+                    await store(stubs, ledger, name, data)
                 except grpc.aio.AioRpcError:
                     if killed:
                         return
@@ -135,9 +136,8 @@ async def _write(
                 group.create_task(writer())
 
 
-async def _store(stubs: Stubs, tree: Tree, ledger: Ledger, name: str) -> None:
+async def store(stubs: Stubs, ledger: Ledger, name: str, data: bytes) -> None:
     """One file as an object, then its entry in the index."""
-    data = await asyncio.to_thread((tree.root / name).read_bytes)
     digest = hashlib.sha256(data).hexdigest()
     ledger.sent[name] = digest, len(data)
     info = (await stubs.objects.PutObject(_messages(name, data))).info
@@ -168,7 +168,7 @@ async def _show_recovery(stage: Stage, stubs: Stubs, seconds: float, report: Rep
     report.add("recovered", text)
 
 
-async def _verify(stage: Stage, stubs: Stubs, ledger: Ledger, label: str) -> list[str]:
+async def verify(stage: Stage, stubs: Stubs, ledger: Ledger, label: str) -> list[str]:
     """Read all objects and the index back; what is missing or differs, one line each. What was
     never acknowledged may be absent, but not different.
     """

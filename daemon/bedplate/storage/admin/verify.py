@@ -26,12 +26,15 @@ async def verify(
             if step.finding is not None:
                 findings += 1
                 yield pb.VerifyResponse(finding=finding_message(step.finding))
-            now = time.monotonic()
-            if now - shown >= _PROGRESS_EVERY_S:
-                shown = now
-                yield pb.VerifyResponse(progress=_progress(engine, step))
-            if bytes_per_second_max:
-                await asyncio.sleep(max(0.0, begun + done / bytes_per_second_max - now))
+            go_on_at = begun + done / bytes_per_second_max if bytes_per_second_max else begun
+            while True:
+                now = time.monotonic()
+                if now - shown >= _PROGRESS_EVERY_S:
+                    shown = now
+                    yield pb.VerifyResponse(progress=_progress(engine, step))
+                if now >= go_on_at:
+                    break
+                await asyncio.sleep(min(go_on_at - now, _PROGRESS_EVERY_S))
     summary = pb.VerifySummary(
         revision=engine.status().revision,
         bytes_checked=done,

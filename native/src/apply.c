@@ -6,7 +6,7 @@
  *     KV            request id known? -> its first outcome.   compares -> branch -> leases exist? -> writes, in order
  *     LEASE_GRANT   new lease, or LEASE_EXISTS        LEASE_REVOKE   deletes the keys attached, then the leases
  *     COMPACT       raises the compaction revision, records the state hash
- *   entry NOOP, CONFIG, JUMP: no revision; CONFIG sets who we are, JUMP where revisions go on
+ *   entry NOOP, CONFIG, JUMP: no revision; CONFIG sets who we are and how many request ids are remembered, JUMP where revisions go on
  *
  * A request that is refused by state (unknown lease, request id reused) changes nothing and still takes its revision. A compare that must
  * read a damaged value decides nothing: the member stops (the caller's err), because deciding without the value is divergence.
@@ -439,6 +439,15 @@ static int apply_requests(struct bp_store *store, const struct bp_entry *entry, 
     return BP_OK;
 }
 
+static int apply_config(struct bp_store *store, const struct bp_entry *entry, struct bp_error *err)
+{
+    int cause;
+    if (!bp_system_decode(entry->payload, entry->size, &store->system, &cause)) {
+        return bp_fail(err, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT, "entry %llu: malformed membership", (unsigned long long)entry->index);
+    }
+    return bp_request_ids_resize(store->request_ids, store->system.request_ids_max) == 0 ? BP_OK : out_of_memory(err);
+}
+
 int bp_apply_entry(struct bp_store *store, const struct bp_entry *entry, struct bp_applied *applied, struct bp_error *err)
 {
     if (entry->index != store->applied_index + 1) {
@@ -450,16 +459,13 @@ int bp_apply_entry(struct bp_store *store, const struct bp_entry *entry, struct 
                        (unsigned long long)entry->index, (unsigned long long)entry->first_revision,
                        (unsigned long long)store->next_revision);
     }
-    int code = BP_OK, cause;
+    int code = BP_OK;
     switch (entry->type) {
     case BP_ENTRY_REQUESTS:
         code = apply_requests(store, entry, applied, err);
         break;
     case BP_ENTRY_CONFIG:
-        if (!bp_system_decode(entry->payload, entry->size, &store->system, &cause)) {
-            code = bp_fail(err, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT, "entry %llu: malformed membership",
-                           (unsigned long long)entry->index);
-        }
+        code = apply_config(store, entry, err);
         break;
     case BP_ENTRY_NOOP:
     case BP_ENTRY_JUMP:

@@ -269,6 +269,10 @@ static int load_block(struct load *load, const struct bp_ckpt_block *block, stru
 }
 
 static int load_blocks(struct load *load, struct bp_error *err) {
+    if (bp_request_ids_resize(load->store->request_ids,
+                              load->summary->meta.system.request_ids_max) != 0) {
+        return no_memory(err);
+    }
     for (uint64_t i = 0; i < load->summary->totals.blocks; i++) {
         struct bp_ckpt_block block;
         int code = bp_ckpt_file_next(&load->file, &block, err);

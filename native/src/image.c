@@ -150,7 +150,9 @@ static void remove_all(struct bp_image *image) {
 static int choose_identity(struct bp_image *image, struct bp_error *err) {
     struct bp_store *store = image->store;
     struct bp_system *system = &store->system;
-    *system = (struct bp_system){.cluster_version = 1, .voters = 1};
+    *system = (struct bp_system){.cluster_version = 1,
+                                 .voters = 1,
+                                 .request_ids_max = (uint32_t)store->options.request_ids_max};
     int rc = bp_disk_random(image->disk, store->store_id, sizeof store->store_id);
     rc = rc < 0 ? rc : bp_disk_random(image->disk, system->cluster_id, sizeof system->cluster_id);
     rc = rc < 0 ? rc : bp_disk_random(image->disk, &store->member_id, sizeof store->member_id);

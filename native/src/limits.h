@@ -10,6 +10,8 @@
 #define BP_STORED_KEY_MAX (BP_KEY_MAX + 1u)
 #define BP_VALUE_MAX (1u << 20)               /* one value */
 #define BP_REQUEST_ID_MAX 64u
+#define BP_REQUEST_IDS_DEFAULT 65536u         /* records in the request-id table */
+#define BP_REQUEST_IDS_LIMIT (1u << 24)
 #define BP_REQUEST_MAX ((2u << 20) + (512u << 10)) /* one encoded request: 2 MiB of keys and values, and our headers */
 #define BP_ENTRY_MAX BP_REQUEST_MAX           /* payload of one entry: several small requests or one large */
 #define BP_GROUP_MAX (4u << 20)               /* body of one frame */

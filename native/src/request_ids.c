@@ -4,7 +4,7 @@
  *   ring    [oldest ... newest]            `max` records at most; adding to a full ring overwrites the oldest
  *   buckets hash(id) -> ring slot + 1      open addressing, at most half full, backward-shift deletion
  *
- * All memory is taken up front, so apply cannot fail here.
+ * All memory is taken up front, so adding cannot fail.
  */
 #include "request_ids.h"
 
@@ -128,6 +128,31 @@ void bp_request_ids_add(struct bp_request_ids *table, struct bp_slice id, uint64
     }
     table->buckets[i] = (uint32_t)slot + 1;
     table->count++;
+}
+
+int bp_request_ids_resize(struct bp_request_ids *table, uint64_t max)
+{
+    if (max == table->max) {
+        return 0;
+    }
+    struct bp_request_ids *other = bp_request_ids_new(max);
+    if (other == NULL) {
+        return -1;
+    }
+    for (uint64_t i = table->count > max ? table->count - max : 0; i < table->count; i++) {
+        const struct bp_request_id_record *record = bp_request_ids_at(table, i);
+        struct bp_outcome outcome = {.revision = record->revision,
+                                     .deleted = record->deleted,
+                                     .lease = record->lease,
+                                     .ttl_ms = record->ttl_ms,
+                                     .succeeded = record->succeeded != 0};
+        bp_request_ids_add(other, (struct bp_slice){.data = record->id, .size = record->id_size}, record->fingerprint, &outcome);
+    }
+    struct bp_request_ids old = *table;
+    *table = *other;
+    *other = old;
+    bp_request_ids_free(other);
+    return 0;
 }
 
 uint64_t bp_request_ids_count(const struct bp_request_ids *table)

@@ -49,7 +49,7 @@ static void fill_defaults(struct bp_options *options)
     default_u64(&options->history_ms_max, 300000);
     default_u64(&options->history_versions_max, 2000000);
     default_u64(&options->history_bytes_max, 1ull << 30);
-    default_u64(&options->request_ids_max, 65536);
+    default_u64(&options->request_ids_max, BP_REQUEST_IDS_DEFAULT);
     default_u64(&options->leases_max, 1000000);
     default_u32(&options->watches_max, 10000);
     default_u64(&options->watch_lag_max, 1000000);
@@ -90,7 +90,7 @@ static int check_options(const struct bp_options *options, struct bp_error *err)
     code = code != BP_OK ? code : at_most("request_max", options->request_max, 2u << 20, err);
     code = code != BP_OK ? code : at_most("txn_ops_max", options->txn_ops_max, 10000, err);
     code = code != BP_OK ? code : at_most("batch_ops_max", options->batch_ops_max, 10000, err);
-    code = code != BP_OK ? code : at_most("request_ids_max", options->request_ids_max, 1u << 24, err);
+    code = code != BP_OK ? code : at_most("request_ids_max", options->request_ids_max, BP_REQUEST_IDS_LIMIT, err);
     code = code != BP_OK ? code : at_most("readers", options->readers, 64, err);
     return code != BP_OK ? code : at_most("clean_live_percent", options->clean_live_percent, 90, err);
 }
@@ -234,7 +234,7 @@ static int clear_unfinished(struct bp_store *store, const struct bp_store_files 
     return rc < 0 ? bp_fail_io(err, rc, "%s: cannot be removed", path) : BP_OK;
 }
 
-static int identify(struct bp_store *store, bool *fresh, struct bp_error *err)
+static int identify(struct bp_store *store, bool *fresh, bool *unsynced, struct bp_error *err)
 {
     struct bp_store_files files;
     int code = bp_store_files_list(store->disk, store->dir, &files, err);
@@ -242,6 +242,7 @@ static int identify(struct bp_store *store, bool *fresh, struct bp_error *err)
         return code;
     }
     *fresh = !files.store;
+    *unsynced = files.unsynced;
     if (files.restoring) {
         return bp_fail(err, BP_FAILED_PRECONDITION, BP_REASON_STORE_CORRUPT, "%s: a restore into it did not finish; remove it and restore again",
                        store->dir);
@@ -333,7 +334,7 @@ static int append_and_apply(struct bp_store *store, struct bp_entry *entries, ui
 /* The first entry of all: a cluster of one, ourselves. */
 static int bootstrap(struct bp_store *store, struct bp_error *err)
 {
-    struct bp_system system = {.cluster_version = 1, .voters = 1};
+    struct bp_system system = {.cluster_version = 1, .voters = 1, .request_ids_max = (uint32_t)store->options.request_ids_max};
     int rc = bp_disk_random(store->disk, system.cluster_id, sizeof system.cluster_id);
     rc = rc < 0 ? rc : bp_disk_random(store->disk, &system.members[0], sizeof system.members[0]);
     if (rc < 0) {
@@ -360,37 +361,58 @@ static uint64_t jumped_revision(const struct bp_store *store)
 
 /*
  * The election of a cluster of one: a new term, voted for by ourselves, and an empty entry that commits all before it. After an unclean
- * stop in interval mode revisions jump, because some that clients saw may be gone.
+ * stop in interval mode revisions jump, because some that clients saw may be gone. A changed size of the request-id table is
+ * proposed like any change of the configuration: apply goes by what the log says.
  */
 static int lead_alone(struct bp_store *store, const struct bp_recovery *recovery, bool jump, struct bp_error *err)
 {
-    if (store->system.voters != 1 || store->system.members[0] == 0) {
-        return bp_fail(err, BP_FAILED_PRECONDITION, BP_REASON_FORMAT_UNSUPPORTED, "%s belongs to a cluster of %u voters", store->dir,
-                       store->system.voters);
+    struct bp_system system = store->system;
+    if (system.voters != 1 || system.members[0] == 0) {
+        return bp_fail(err, BP_FAILED_PRECONDITION, BP_REASON_FORMAT_UNSUPPORTED, "%s belongs to a cluster of %u voters", store->dir, system.voters);
     }
-    store->member_id = store->system.members[0];
+    store->member_id = system.members[0];
     struct bp_hardstate hardstate = {.term = recovery->hardstate.term + 1, .vote = store->member_id, .commit = store->applied_index};
     if (hardstate.term <= store->applied_term) {
         hardstate.term = store->applied_term + 1;
     }
-    uint8_t payload[16] = {0};
-    struct bp_entry entries[2];
+    uint8_t config[BP_CONFIG_SIZE_MAX], leap[16] = {0};
+    struct bp_entry entries[3];
+    uint32_t n = 0;
     memset(entries, 0, sizeof entries);
-    entries[0] = (struct bp_entry){.index = store->applied_index + 1, .term = hardstate.term, .type = BP_ENTRY_NOOP, .first_revision = store->next_revision};
-    entries[0].payload = payload;
+    entries[n++] = (struct bp_entry){.type = BP_ENTRY_NOOP, .payload = leap, .first_revision = store->next_revision};
+    if (system.request_ids_max != store->options.request_ids_max) {
+        system.request_ids_max = (uint32_t)store->options.request_ids_max;
+        uint32_t size = bp_system_encode(&system, BP_CAUSE_CHANGE, config);
+        entries[n++] = (struct bp_entry){.type = BP_ENTRY_CONFIG, .payload = config, .size = size, .first_revision = store->next_revision};
+    }
     if (jump) {
         uint64_t revision = jumped_revision(store);
-        bp_put_u64(payload, revision);
-        payload[8] = BP_CAUSE_UNCLEAN_START;
-        entries[1] = (struct bp_entry){.index = entries[0].index + 1, .term = hardstate.term, .type = BP_ENTRY_JUMP, .first_revision = revision};
-        entries[1].payload = payload;
-        entries[1].size = sizeof payload;
+        bp_put_u64(leap, revision);
+        leap[8] = BP_CAUSE_UNCLEAN_START;
+        entries[n++] = (struct bp_entry){.type = BP_ENTRY_JUMP, .payload = leap, .size = sizeof leap, .first_revision = revision};
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        entries[i].index = store->applied_index + 1 + i;
+        entries[i].term = hardstate.term;
     }
     atomic_store_explicit(&store->term, hardstate.term, memory_order_relaxed);
-    return append_and_apply(store, entries, jump ? 2 : 1, &hardstate, err);
+    return append_and_apply(store, entries, n, &hardstate, err);
 }
 
-static int recover(struct bp_store *store, bool fresh, struct bp_error *err)
+/* Before interval mode answers anything, the next start must be able to know; once the jump is durable, it need not any more. */
+static int note_durability(struct bp_store *store, bool unsynced, struct bp_error *err)
+{
+    if (store->options.interval_ms == 0) {
+        return unsynced ? bp_store_unsynced_end(store->disk, store->dir, err) : BP_OK;
+    }
+    int code = unsynced ? BP_OK : bp_store_unsynced_begin(store->disk, store->dir, err);
+    if (code != BP_OK && err->reason == BP_REASON_DISK_FULL && bp_reserve_release(store, store->options.segment_size, true) > 0) {
+        code = bp_store_unsynced_begin(store->disk, store->dir, err);
+    }
+    return code;
+}
+
+static int recover(struct bp_store *store, bool fresh, bool unsynced, struct bp_error *err)
 {
     struct bp_log_start start = {0};
     struct bp_recovery recovery = {0};
@@ -399,14 +421,11 @@ static int recover(struct bp_store *store, bool fresh, struct bp_error *err)
     int code = fresh ? BP_OK : bp_checkpoint_load(store, &start, &found, err);
     code = code != BP_OK ? code : open_log(store, &start, &recovery, err);
     code = code != BP_OK ? code : replay_log(store, &recovery, err);
-    if (code == BP_OK && fresh) {
-        code = bootstrap(store, err);
-    } else if (code == BP_OK) {
-        bool clean = bp_store_clean_take(store->disk, store->dir, bp_log_last_index(store->log), bp_log_last_term(store->log));
-        code = lead_alone(store, &recovery, store->options.interval_ms != 0 && !clean, err);
+    if (code == BP_OK) {
+        code = fresh ? bootstrap(store, err) : lead_alone(store, &recovery, unsynced, err);
     }
     bp_recovery_free(&recovery);
-    return code;
+    return code != BP_OK ? code : note_durability(store, unsynced, err);
 }
 
 /* ---- open and close ------------------------------------------------------------------------------------------------------------------ */
@@ -433,10 +452,10 @@ static int start_threads(struct bp_store *store, struct bp_error *err)
 
 static int open_parts(struct bp_store *store, struct bp_error *err)
 {
-    bool fresh = false;
+    bool fresh = false, unsynced = false;
     int code = bp_store_lock(store->disk, store->dir, &store->lock_fd, err);
     code = code != BP_OK ? code : make_parts(store, err);
-    code = code != BP_OK ? code : identify(store, &fresh, err);
+    code = code != BP_OK ? code : identify(store, &fresh, &unsynced, err);
     if (code != BP_OK) {
         return code;
     }
@@ -444,7 +463,7 @@ static int open_parts(struct bp_store *store, struct bp_error *err)
     if (!fresh) {
         (void)bp_reserve_open(store, err);
     }
-    code = recover(store, fresh, err);
+    code = recover(store, fresh, unsynced, err);
     if (code == BP_OK && bp_disk_random(store->disk, &store->driver.next_lease_id, sizeof store->driver.next_lease_id) < 0) {
         code = bp_fail(err, BP_INTERNAL, BP_REASON_IO_FAILED, "no random bytes");
     }
@@ -513,7 +532,7 @@ int bp_close(struct bp_store *store, struct bp_error *err)
         code = code != BP_OK ? code : bp_log_mark(store->log, err);
         code = code != BP_OK ? code : bp_log_sync(store->log, err);
         if (code == BP_OK && store->options.interval_ms != 0) {
-            code = bp_store_clean_write(store->disk, store->dir, bp_log_last_index(store->log), bp_log_last_term(store->log), err);
+            code = bp_store_unsynced_end(store->disk, store->dir, err);
         }
     }
     bp_store_abandon(store);

@@ -11,10 +11,8 @@
 
 #define PATH_MAX_BYTES 4224u
 #define STORE_SIZE 64u
-#define CLEAN_SIZE 32u
 
 static const uint8_t store_magic[8] = "BPSTORE";
-static const uint8_t clean_magic[8] = "BPCLEAN";
 
 static void path_of(const char *dir, const char *name, char path[PATH_MAX_BYTES])
 {
@@ -40,8 +38,8 @@ static int note_file(void *arg, const char *name)
         files->store = true;
     } else if (strcmp(name, "restoring") == 0) {
         files->restoring = true;
-    } else if (strcmp(name, "clean") == 0) {
-        files->clean = true;
+    } else if (strcmp(name, "unsynced") == 0) {
+        files->unsynced = true;
     } else if (strcmp(name, "LOCK") != 0 && strcmp(name, "reserve") != 0 && !ends_with(name, ".tmp")) {
         (void)snprintf(files->stranger, sizeof files->stranger, "%.60s", name);
     }
@@ -89,7 +87,7 @@ static int write_file(struct bp_disk *disk, const char *dir, const char *name, c
     path_of(dir, name, final);
     int fd = bp_disk_open(disk, BP_SITE_STORE_CREATE, tmp, BP_O_WRITE | BP_O_CREATE);
     int rc = fd < 0 ? fd : bp_disk_truncate(disk, BP_SITE_STORE_CREATE, fd, 0);
-    if (rc >= 0) {
+    if (rc >= 0 && size > 0) {
         rc = bp_disk_write(disk, BP_SITE_STORE_CREATE, fd, bytes, size, 0);
     }
     if (rc >= 0) {
@@ -165,24 +163,17 @@ int bp_store_identity_read(struct bp_disk *disk, const char *dir, uint8_t store_
     return BP_OK;
 }
 
-int bp_store_clean_write(struct bp_disk *disk, const char *dir, uint64_t last_index, uint64_t last_term, struct bp_error *err)
+int bp_store_unsynced_begin(struct bp_disk *disk, const char *dir, struct bp_error *err)
 {
-    uint8_t bytes[CLEAN_SIZE] = {0};
-    memcpy(bytes, clean_magic, 8);
-    bp_put_u64(bytes + 8, last_index);
-    bp_put_u64(bytes + 16, last_term);
-    bp_put_u32(bytes + 28, bp_crc32c(0, bytes, 28));
-    return write_file(disk, dir, "clean", bytes, sizeof bytes, err);
+    return write_file(disk, dir, "unsynced", NULL, 0, err);
 }
 
-bool bp_store_clean_take(struct bp_disk *disk, const char *dir, uint64_t last_index, uint64_t last_term)
+int bp_store_unsynced_end(struct bp_disk *disk, const char *dir, struct bp_error *err)
 {
     char path[PATH_MAX_BYTES];
-    uint8_t bytes[CLEAN_SIZE];
-    path_of(dir, "clean", path);
-    bool clean = read_file(disk, path, bytes, sizeof bytes) >= 0 && memcmp(bytes, clean_magic, 8) == 0 &&
-                 bp_get_u32(bytes + 28) == bp_crc32c(0, bytes, 28) && bp_get_u64(bytes + 8) == last_index &&
-                 bp_get_u64(bytes + 16) == last_term;
-    /* It must be gone for good before the first write it would lie about. */
-    return bp_disk_unlink(disk, BP_SITE_STORE_CREATE, path) >= 0 && bp_disk_sync_dir(disk, BP_SITE_STORE_CREATE, dir) >= 0 && clean;
+    path_of(dir, "unsynced", path);
+    int rc = bp_disk_unlink(disk, BP_SITE_STORE_CREATE, path);
+    rc = rc == -ENOENT ? 0 : rc;
+    rc = rc < 0 ? rc : bp_disk_sync_dir(disk, BP_SITE_STORE_CREATE, dir);
+    return rc < 0 ? bp_fail_io(err, rc, "%s: cannot be removed", path) : BP_OK;
 }

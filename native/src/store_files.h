@@ -4,8 +4,8 @@
  *   LOCK       empty; flock'ed for as long as the store is open
  *   STORE      0 magic[8] "BPSTORE\0"  8 u32 format version  12 u32 zero  16 store id[16]  32 zeros  60 u32 CRC32C of bytes 0..59
  *              written last when a store is made: without it the rest is an unfinished creation
- *   clean      interval mode: 0 magic[8] "BPCLEAN\0"  8 u64 last index  16 u64 its term  24 u32 zero  28 u32 CRC32C
- *              written by a clean stop, removed before anything is appended; its absence means acknowledged writes may be gone
+ *   unsynced   empty; there while interval mode may lose what it acknowledged: made before the first answer, gone after a clean
+ *              stop. Found at a start, in whatever mode, it means that revisions clients saw may be gone
  *   restoring  an unfinished `restore`: the directory is refused
  */
 #ifndef BP_STORE_FILES_H
@@ -20,7 +20,7 @@
 /* What a directory holds, by name. */
 struct bp_store_files {
     uint32_t logs, settled, checkpoints;
-    bool store, restoring, clean;
+    bool store, restoring, unsynced;
     char stranger[64]; /* a name that is not ours, or "" */
 };
 int bp_store_files_list(struct bp_disk *disk, const char *dir, struct bp_store_files *files, struct bp_error *err);
@@ -31,8 +31,9 @@ int bp_store_lock(struct bp_disk *disk, const char *dir, int *fd, struct bp_erro
 int bp_store_identity_write(struct bp_disk *disk, const char *dir, const uint8_t store_id[16], struct bp_error *err);
 /* DATA_LOSS/STORE_CORRUPT, FAILED_PRECONDITION/FORMAT_UNSUPPORTED for a newer format. */
 int bp_store_identity_read(struct bp_disk *disk, const char *dir, uint8_t store_id[16], struct bp_error *err);
-int bp_store_clean_write(struct bp_disk *disk, const char *dir, uint64_t last_index, uint64_t last_term, struct bp_error *err);
-/* Removes it. True when it was there, says that the log ended with this entry, and is gone for good. */
-bool bp_store_clean_take(struct bp_disk *disk, const char *dir, uint64_t last_index, uint64_t last_term);
+/* Makes `unsynced`, durably. */
+int bp_store_unsynced_begin(struct bp_disk *disk, const char *dir, struct bp_error *err);
+/* Takes it away, durably. One that stays costs a jump of the revisions at the next start and nothing else. */
+int bp_store_unsynced_end(struct bp_disk *disk, const char *dir, struct bp_error *err);
 
 #endif

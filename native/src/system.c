@@ -15,6 +15,7 @@ uint32_t bp_system_encode(const struct bp_system *system, int cause, uint8_t out
     bp_put_u16(out + 4, system->learners);
     memcpy(out + 8, system->cluster_id, 16);
     bp_put_u32(out + 24, system->cluster_version);
+    bp_put_u32(out + 28, system->request_ids_max);
     for (uint32_t i = 0; i < members; i++) {
         bp_put_u64(out + 32 + 8 * i, system->members[i]);
     }
@@ -36,6 +37,10 @@ bool bp_system_decode(const uint8_t *payload, uint32_t size, struct bp_system *s
     *cause = payload[1];
     memcpy(system->cluster_id, payload + 8, 16);
     system->cluster_version = bp_get_u32(payload + 24);
+    system->request_ids_max = bp_get_u32(payload + 28);
+    if (system->request_ids_max == 0 || system->request_ids_max > BP_REQUEST_IDS_LIMIT) {
+        return false;
+    }
     for (uint32_t i = 0; i < members; i++) {
         system->members[i] = bp_get_u64(payload + 32 + 8 * i);
     }

@@ -110,7 +110,7 @@ static void test_an_overwrite_storm_returns_to_twice_the_live_data(void) {
     struct bp_options options = small_options();
     struct bp_store *store = test_must_open(sim, &options);
     put_all(store, KEYS * 5, VALUE);
-    storm(store, 1, 20000, KEYS * 5, VALUE);
+    storm(store, 1, 10000, KEYS * 5, VALUE);
     uint64_t allowed = 2 * live_bytes(store) + dir_use(store, ".ckpt").bytes + replay_bytes(store);
     CHECK(data_bytes(store) <= allowed);
     CHECK(atomic_load(&store->counters.cleaned_segments) > 0);
@@ -129,7 +129,7 @@ static void test_values_are_written_at_most_twice(void) {
     struct bp_options options = small_options();
     struct bp_store *store = test_must_open(sim, &options);
     put_all(store, KEYS * 5, VALUE);
-    storm(store, 2, 30000, KEYS * 5, VALUE);
+    storm(store, 2, 12000, KEYS * 5, VALUE);
     uint64_t written = atomic_load(&store->counters.value_bytes_appended),
              copied = atomic_load(&store->counters.cleaned_bytes);
     CHECK(copied > 0);
@@ -142,7 +142,7 @@ static void test_a_delete_storm_leaves_next_to_nothing(void) {
     struct bp_sim *sim = bp_sim_new(3);
     struct bp_options options = small_options();
     struct bp_store *store = test_must_open(sim, &options);
-    storm(store, 3, 12000, KEYS, VALUE);
+    storm(store, 3, 6000, KEYS, VALUE);
     uint64_t deleted;
     CHECK(test_delete_range(store, "key/", "key0", &deleted) == BP_OK && deleted == KEYS);
     CHECK(test_compact(store, 0) == BP_OK);
@@ -325,7 +325,7 @@ static struct bp_store *store_with_garbage(struct bp_sim *sim, const struct bp_o
     struct bp_store *store = test_must_open(sim, options);
     uint64_t seed = 77;
     put_all(store, 300, 2000);
-    for (uint32_t i = 0; i < 9000; i++) {
+    for (uint32_t i = 0; i < 5500; i++) {
         put_random(store, &seed, 250, 2000); /* keys 250.. stay in the first segment */
     }
     CHECK(test_compact(store, 0) == BP_OK);

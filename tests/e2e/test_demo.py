@@ -18,7 +18,7 @@ from bedplate.api.object.v1 import object_pb2
 from bedplate.cli.demo.daemon import DemoDaemon
 from bedplate.cli.demo.stage import Stage, Wishes
 from bedplate.cli.demo.storage import Ledger, Stubs, store, verify
-from bedplate.cli.demo.tree import find_tree
+from bedplate.cli.demo.tree import Tree, find_tree
 from tests.e2e.conftest import Environment
 from tests.integration.daemon import Daemon
 
@@ -57,7 +57,7 @@ def daemons_in(scratch: Path) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_every_acknowledged_byte_survives_the_kill(
     tree: Path, scratch: Path, environment: Environment, seed: int
 ) -> None:
@@ -180,7 +180,9 @@ class TestVerification:
             demo_daemon = DemoDaemon(tmp_path)
             demo_daemon.address = daemon.grpc
             console = Console(quiet=True)
-            yield Stage(Wishes(tmp_path, 1, 1), demo_daemon, console, random.Random(1))
+            yield Stage(
+                Wishes(Tree(tmp_path, (), 0, False), 1), demo_daemon, console, random.Random(1)
+            )
 
     async def stored(self, stubs: Stubs) -> Ledger:
         """Two files, stored as the demo does."""

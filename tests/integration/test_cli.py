@@ -16,6 +16,7 @@ from bedplate.server.config import reference
 from tests.integration.command import Ended, Run, failed, runner
 from tests.integration.conftest import MakeDaemon
 from tests.integration.daemon import Daemon, clean_environment
+from tests.integration.test_auth_tls import certificate
 
 NOT_TEXT = bytes(range(1, 256))
 
@@ -234,6 +235,30 @@ class TestFailures:
         )
         os.close(write_end)
         assert (finished.returncode, finished.stderr) == (1, b"")
+
+
+def test_tls_and_a_certificate_of_ones_own(
+    start: MakeDaemon,
+    tmp_path: Path,
+    capfdbinary: pytest.CaptureFixture[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    certificate(tmp_path, "authority")
+    certificate(tmp_path, "server", "authority")
+    certificate(tmp_path, "client", "authority")
+    pem = {name: str(tmp_path / f"{name}.pem") for name in ("authority", "server", "client")}
+    daemon = start(
+        f"tls.cert={pem['server']}",
+        f"tls.key={tmp_path / 'server.key'}",
+        f"tls.client_ca={pem['authority']}",
+    )
+    run = runner(capfdbinary, monkeypatch, daemon.grpc)
+    trusting = ("--tls-ca", pem["authority"])
+    mine = ("--tls-cert", pem["client"], "--tls-key", tmp_path / "client.key")
+    ok(run(*trusting, *mine, "kv", "scan"))
+    for options in ((), trusting):
+        assert failed(run(*options, "kv", "scan")).startswith("cannot reach the daemon: ")
+    assert "need each other" in failed(run(*trusting, *mine[:2], "kv", "scan"))
 
 
 class TestTokens:

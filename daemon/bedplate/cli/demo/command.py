@@ -17,12 +17,13 @@ from bedplate.cli.connection import settings_of
 from bedplate.cli.demo import storage
 from bedplate.cli.demo.daemon import DemoDaemon
 from bedplate.cli.demo.stage import Part, Report, Stage, Wishes
-from bedplate.cli.demo.tree import standard_library
+from bedplate.cli.demo.tree import find_tree, standard_library
 from bedplate.cli.errors import CommandError
 from bedplate.cli.output import print_json
 
 PARTS: Final[Mapping[str, Part]] = MappingProxyType({"storage": storage.run})
 _LOSSES_SHOWN = 10
+_FILES_MIN = 2
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -57,7 +58,10 @@ def demo(
         raise CommandError(f"unknown part {' '.join(unknown)!r}; there are {' '.join(PARTS)}")
     as_json = settings_of(context).as_json
     console = Console(stderr=as_json)
-    wishes = Wishes(tree=tree or standard_library(), bytes_max=mib << 20, seed=seed)
+    found = find_tree(tree or standard_library(), mib << 20)
+    if len(found.names) < _FILES_MIN:
+        raise CommandError(f"{found.root} holds too few files for a demo")
+    wishes = Wishes(found, seed)
     try:
         reports = asyncio.run(_play(wanted, wishes, console))
     except asyncio.CancelledError:

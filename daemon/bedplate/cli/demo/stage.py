@@ -3,13 +3,13 @@
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import grpc.aio
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bedplate.cli.demo.daemon import DemoDaemon
+from bedplate.cli.demo.tree import Tree
 
 _OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1))
 
@@ -18,8 +18,7 @@ _OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel
 class Wishes:
     """What the user asked for."""
 
-    tree: Path
-    bytes_max: int
+    tree: Tree
     seed: int
 
 

@@ -1,0 +1,663 @@
+/*
+ * The store against an adversary: random requests, checkpoints, cleaning, ticks, faults at random persistence steps, full disks, crashes
+ * and power cuts that keep random sectors, then a reopening, again and again. What must hold is kept by a model beside it:
+ *
+ *   model    revision -> every key's value, leases, request ids           one snapshot per revision
+ *   check    after each reopening, and now and then: revision >= acknowledged; every key now, some keys at old revisions, leases, ids
+ *
+ * A request whose answer was a failure of the log is pending: it may have happened or not, and the revision recovered says which.
+ * BP_TORTURE_ROUNDS says how many rounds, BP_TORTURE_SEED where to begin.
+ */
+#include "state_util.h"
+
+#include "../src/ops.h"
+#include "../src/value.h"
+
+#define KEYS 14u
+#define LEASES 3u
+#define IDS 6u
+#define SNAPSHOTS_MAX 2048u
+#define BATCH_MAX 6u
+#define VALUE_SIZE_MAX (400u << 10)
+
+/* ---- the model ----------------------------------------------------------------------------------------------------------- */
+
+struct model_key {
+    bool exists;
+    uint32_t size, seed;
+    uint64_t mod, lease;
+};
+
+struct model_id {
+    bool used;
+    uint64_t revision, fingerprint;
+};
+
+struct snapshot {
+    uint64_t revision;
+    struct model_key keys[KEYS];
+    bool leases[LEASES + 1];
+    struct model_id ids[IDS];
+};
+
+struct request {
+    enum { PUT, DELETE, DELETE_RANGE, BATCH, CAS, COMPARE_VALUE, GRANT, REVOKE, PUT_WITH_ID, COMPACT, KINDS } kind;
+    uint32_t key, n, size, seed;
+    uint64_t operand; /* lease, expected revision, id, or the revision to compact to */
+    uint64_t fingerprint;
+};
+
+struct torture {
+    uint64_t seed, random;
+    struct bp_sim *sim;
+    struct bp_options options;
+    struct bp_store *store;
+    struct snapshot *snapshots; /* ascending by revision */
+    uint32_t n;
+    uint64_t acked;             /* newest revision whose request was answered */
+    uint64_t floor_acked;
+    bool unknown;               /* the newest snapshots may not have happened */
+    bool tick_unknown;          /* a tick's proposals were lost sight of */
+    bool value_faults;          /* reads may fail */
+    bool lossy;                 /* interval mode: the power went, so the newest answers may be lost */
+};
+
+static void fail(const struct torture *t, const char *what)
+{
+    fprintf(stderr, "torture seed %" PRIu64 ": %s\n", t->seed, what);
+    exit(1);
+}
+
+#define MUST(cond)                                                                                 \
+    do {                                                                                           \
+        if (!(cond)) {                                                                             \
+            fprintf(stderr, "%s:%d: ", __FILE__, __LINE__);                                        \
+            fail(t, #cond);                                                                        \
+        }                                                                                          \
+    } while (0)
+
+static uint64_t below(struct torture *t, uint64_t n)
+{
+    return test_random(&t->random) % n;
+}
+
+static struct snapshot *newest(const struct torture *t)
+{
+    return &t->snapshots[t->n - 1];
+}
+
+static struct snapshot *push(struct torture *t, uint64_t revision)
+{
+    MUST(t->n < SNAPSHOTS_MAX && (t->n == 0 || newest(t)->revision < revision));
+    struct snapshot *next = &t->snapshots[t->n++];
+    if (t->n > 1) {
+        *next = t->snapshots[t->n - 2];
+    }
+    next->revision = revision;
+    return next;
+}
+
+static const struct snapshot *at_revision(const struct torture *t, uint64_t revision)
+{
+    uint32_t i = t->n;
+    while (i > 0 && t->snapshots[i - 1].revision > revision) {
+        i--;
+    }
+    return i > 0 ? &t->snapshots[i - 1] : NULL;
+}
+
+static void set_key(struct snapshot *s, uint32_t key, const struct request *r, uint64_t lease)
+{
+    s->keys[key] = (struct model_key){.exists = true, .size = r->size, .seed = r->seed, .mod = s->revision, .lease = lease};
+}
+
+/* The state after `r` at `revision`, and the code it must be answered with. */
+static int model_apply(struct torture *t, const struct request *r, uint64_t revision)
+{
+    struct snapshot *s = push(t, revision);
+    struct model_key *key = &s->keys[r->key % KEYS];
+    switch (r->kind) {
+    case PUT:
+        if (r->operand != 0 && !s->leases[r->operand]) {
+            return BP_NOT_FOUND;
+        }
+        set_key(s, r->key, r, r->operand);
+        return BP_OK;
+    case DELETE:
+        memset(key, 0, sizeof *key);
+        return BP_OK;
+    case DELETE_RANGE:
+        for (uint32_t i = r->key; i < r->key + r->n && i < KEYS; i++) {
+            memset(&s->keys[i], 0, sizeof *key);
+        }
+        return BP_OK;
+    case BATCH:
+        for (uint32_t i = r->key; i < r->key + r->n && i < KEYS; i++) {
+            set_key(s, i, r, 0);
+        }
+        return BP_OK;
+    case CAS:
+        if ((key->exists ? key->mod : 0) == r->operand) {
+            set_key(s, r->key, r, 0);
+        }
+        return BP_OK;
+    case COMPARE_VALUE: /* equal to what it already has: then a new value */
+        if (key->exists && key->size == r->n && key->seed == (uint32_t)r->operand) {
+            set_key(s, r->key, r, 0);
+        }
+        return BP_OK;
+    case GRANT:
+        if (s->leases[r->operand]) {
+            return BP_ALREADY_EXISTS;
+        }
+        s->leases[r->operand] = true;
+        return BP_OK;
+    case REVOKE:
+        if (!s->leases[r->operand]) {
+            return BP_NOT_FOUND;
+        }
+        s->leases[r->operand] = false;
+        for (uint32_t i = 0; i < KEYS; i++) {
+            if (s->keys[i].exists && s->keys[i].lease == r->operand) {
+                memset(&s->keys[i], 0, sizeof *key);
+            }
+        }
+        return BP_OK;
+    case PUT_WITH_ID:
+        if (s->ids[r->operand].used) {
+            return s->ids[r->operand].fingerprint == r->fingerprint ? BP_OK : BP_FAILED_PRECONDITION;
+        }
+        s->ids[r->operand] = (struct model_id){.used = true, .revision = revision, .fingerprint = r->fingerprint};
+        set_key(s, r->key, r, 0);
+        return BP_OK;
+    default: /* COMPACT: to a revision that exists */
+        return BP_OK;
+    }
+}
+
+/* ---- requests as bytes ----------------------------------------------------------------------------------------------------- */
+
+static void fill(uint8_t *out, uint32_t size, uint32_t seed)
+{
+    uint32_t x = seed * 2654435761u + 1;
+    for (uint32_t i = 0; i < size; i++) {
+        x = x * 1664525u + 1013904223u;
+        out[i] = (uint8_t)(x >> 24);
+    }
+}
+
+static struct bp_slice key_slice(char *buf, size_t capacity, uint32_t key)
+{
+    int n = snprintf(buf, capacity, "key-%02u", key);
+    return bp_slice(buf, (size_t)n);
+}
+
+static void encode(const struct request *r, struct bp_builder *b)
+{
+    static uint8_t value[VALUE_SIZE_MAX], other[VALUE_SIZE_MAX];
+    char names[2][16], id[16];
+    int n = snprintf(id, sizeof id, "id-%u", (unsigned)r->operand);
+    struct bp_slice key = key_slice(names[0], sizeof names[0], r->key);
+    fill(value, r->size, r->seed);
+    struct bp_op op = {.op = BP_OP_PUT, .key = key, .value = bp_slice(value, r->size)};
+    bp_builder_init(b);
+    int kind = r->kind == GRANT ? BP_REQUEST_LEASE_GRANT : r->kind == REVOKE ? BP_REQUEST_LEASE_REVOKE : r->kind == COMPACT ? BP_REQUEST_COMPACT : BP_REQUEST_KV;
+    bp_builder_begin(b, kind, r->kind == PUT_WITH_ID ? bp_slice(id, (size_t)n) : bp_slice(NULL, 0), r->fingerprint);
+    struct bp_compare compare = {.target = BP_TARGET_MOD, .operator= BP_EQUAL, .operand = r->operand, .key = key};
+    switch (r->kind) {
+    case DELETE:
+        op = (struct bp_op){.op = BP_OP_DELETE, .key = key};
+        break;
+    case DELETE_RANGE:
+        op = (struct bp_op){.op = BP_OP_DELETE_RANGE, .key = key, .end = key_slice(names[1], sizeof names[1], r->key + r->n)};
+        break;
+    case COMPARE_VALUE:
+        fill(other, r->n, (uint32_t)r->operand);
+        compare = (struct bp_compare){.target = BP_TARGET_VALUE, .operator= BP_EQUAL, .key = key, .value = bp_slice(other, r->n)};
+        bp_builder_compare(b, 'u', &compare);
+        break;
+    case CAS:
+        bp_builder_compare(b, 'u', &compare);
+        break;
+    case GRANT:
+        bp_builder_u64(b, r->operand);
+        bp_builder_u64(b, 10000);
+        return;
+    case REVOKE:
+        bp_builder_u64(b, 1);
+        bp_builder_u64(b, r->operand);
+        return;
+    case COMPACT:
+        bp_builder_u64(b, r->operand);
+        return;
+    case PUT:
+        op.lease = r->operand;
+        break;
+    default:
+        break;
+    }
+    for (uint32_t i = 0; i < (r->kind == BATCH ? r->n : 1) && r->key + i < KEYS; i++) {
+        op.key = key_slice(names[0], sizeof names[0], r->key + i);
+        bp_builder_op(b, 0, 'u', &op);
+    }
+}
+
+static struct request choose(struct torture *t)
+{
+    const struct snapshot *s = newest(t);
+    struct request r = {.kind = (int)below(t, KINDS), .key = (uint32_t)below(t, KEYS), .seed = (uint32_t)below(t, 1u << 30)};
+    uint64_t large = below(t, 40);
+    r.size = (uint32_t)(large == 0 ? below(t, VALUE_SIZE_MAX) : large < 3 ? 65000 + below(t, 2000) : below(t, 400));
+    const struct model_key *key = &s->keys[r.key];
+    switch (r.kind) {
+    case PUT:
+        r.operand = below(t, 3) == 0 ? 1 + below(t, LEASES) : 0;
+        break;
+    case DELETE_RANGE:
+    case BATCH:
+        r.n = 1 + (uint32_t)below(t, 5);
+        r.size %= 2000;
+        break;
+    case CAS:
+        r.operand = below(t, 4) == 0 ? 1 : key->exists ? key->mod : 0;
+        break;
+    case COMPARE_VALUE:
+        r.n = key->exists ? key->size : 3;
+        r.operand = below(t, 4) == 0 ? 7 : key->seed;
+        break;
+    case GRANT:
+    case REVOKE:
+        r.operand = 1 + below(t, LEASES);
+        break;
+    case PUT_WITH_ID:
+        r.operand = below(t, IDS);
+        r.fingerprint = 1 + below(t, 2);
+        r.size = 10 + (uint32_t)r.operand;
+        break;
+    case COMPACT:
+        r.operand = below(t, 3) != 0 ? 1 : s->revision - below(t, s->revision < 20 ? s->revision : 20);
+        break;
+    default:
+        break;
+    }
+    return r;
+}
+
+/* ---- checking ---------------------------------------------------------------------------------------------------------------- */
+
+static bool may_fail(const struct torture *t, int code)
+{
+    return t->value_faults && (code == BP_UNAVAILABLE || code == BP_DATA_LOSS);
+}
+
+/* Whether the store has, at `revision`, what the model says; with `fatal`, a difference ends the test. */
+static bool check_key(struct torture *t, uint64_t revision, const struct model_key *want, uint32_t number, bool fatal)
+{
+    static uint8_t got[VALUE_SIZE_MAX], expected[VALUE_SIZE_MAX];
+    char name[16];
+    uint8_t stored[17];
+    struct bp_slice key = key_slice(name, sizeof name, number);
+    stored[0] = 'u';
+    memcpy(stored + 1, key.data, key.size);
+    struct bp_version version;
+    bool found = bp_index_get(t->store->index, bp_slice(stored, key.size + 1), revision, &version);
+    bool same = found == want->exists && (!found || (version.revision == want->mod && version.value.size == want->size && version.lease == want->lease));
+    if (same && found) {
+        struct bp_error err = {0};
+        uint32_t token = bp_epoch_enter(&t->store->epoch);
+        int code = bp_value_read(t->store->segments, &version.value, 0, version.value.size, got, &err);
+        bp_epoch_leave(&t->store->epoch, token);
+        fill(expected, want->size, want->seed);
+        same = may_fail(t, code) || (code == BP_OK && memcmp(got, expected, want->size) == 0);
+        if (!same) {
+            fprintf(stderr, "read: %d %s\n", code, err.message);
+        }
+    }
+    if (!same && fatal) {
+        fprintf(stderr, "key %u at revision %" PRIu64 ": found %d (mod %" PRIu64 ", %u bytes), expected %d (mod %" PRIu64 ", %u bytes)\n", number,
+                revision, found, version.revision, version.value.size, want->exists, want->mod, want->size);
+        fail(t, "a key is not what it was");
+    }
+    return same;
+}
+
+static bool check_tables(struct torture *t, const struct snapshot *s)
+{
+    bool same = true;
+    for (uint32_t i = 1; i <= LEASES; i++) {
+        same = same && bp_leases_exists(t->store->leases, i) == s->leases[i];
+    }
+    for (uint32_t i = 0; i < IDS; i++) {
+        char id[16];
+        int n = snprintf(id, sizeof id, "id-%u", i);
+        const struct bp_request_id_record *record = bp_request_ids_find(t->store->request_ids, bp_slice(id, (size_t)n));
+        same = same && (record != NULL) == s->ids[i].used && (record == NULL || record->revision == s->ids[i].revision);
+    }
+    return same;
+}
+
+static bool is_state(struct torture *t, const struct snapshot *s, uint64_t revision, bool fatal)
+{
+    for (uint32_t i = 0; i < KEYS; i++) {
+        if (!check_key(t, revision, &s->keys[i], i, fatal)) {
+            return false;
+        }
+    }
+    bool tables = check_tables(t, s);
+    MUST(tables || !fatal);
+    return tables;
+}
+
+static void check_history(struct torture *t)
+{
+    uint64_t floor = t->store->compaction_revision, last = t->store->next_revision - 1;
+    for (uint32_t i = 0; i < 8; i++) {
+        uint64_t revision = newest(t)->revision - below(t, t->n < 60 ? t->n : 60);
+        const struct snapshot *s = at_revision(t, revision);
+        if (s != NULL && revision >= floor && revision >= t->snapshots[0].revision && revision <= last) {
+            uint32_t key = (uint32_t)below(t, KEYS);
+            check_key(t, revision, &s->keys[key], key, true);
+        }
+    }
+}
+
+static void check_now(struct torture *t)
+{
+    MUST(bp_index_check(t->store->index) == NULL);
+    is_state(t, newest(t), t->store->next_revision - 1, true);
+    check_history(t);
+}
+
+/* ---- acting -------------------------------------------------------------------------------------------------------------------- */
+
+/* What the answer says about the newest snapshot, which was made for this request. False: the store takes no more. */
+static bool settle_one(struct torture *t, const struct request *r, int expected, int code)
+{
+    (void)r;
+    if (code == BP_RESOURCE_EXHAUSTED) { /* refused before it was written */
+        t->n--;
+        return true;
+    }
+    if (code == expected) {
+        t->acked = newest(t)->revision;
+        return true;
+    }
+    if (code != BP_UNAVAILABLE && code != BP_DATA_LOSS) {
+        fprintf(stderr, "kind %d answered %d, expected %d\n", r->kind, code, expected);
+        fail(t, "a wrong answer");
+    }
+    t->unknown = true;
+    return false;
+}
+
+static bool act_one(struct torture *t)
+{
+    struct request r = choose(t);
+    struct bp_builder b;
+    struct bp_error err = {0};
+    encode(&r, &b);
+    MUST(bp_builder_finish(&b, &err) == BP_OK);
+    int expected = model_apply(t, &r, newest(t)->revision + 1);
+    int code = bp_execute(t->store, b.buf, b.size, NULL, NULL, NULL, &err);
+    bp_builder_free(&b);
+    return settle_one(t, &r, expected, code);
+}
+
+/* Several in one group, by a queue. Those refused take no revision, so the answers are taken before the model moves. */
+static bool act_group(struct torture *t)
+{
+    struct request requests[BATCH_MAX];
+    int codes[BATCH_MAX];
+    uint32_t n = 1 + (uint32_t)below(t, BATCH_MAX);
+    struct bp_queue *queue = bp_queue_new(t->store);
+    MUST(queue != NULL);
+    for (uint32_t i = 0; i < n; i++) {
+        struct bp_builder b;
+        struct bp_error err = {0};
+        requests[i] = choose(t);
+        encode(&requests[i], &b);
+        MUST(bp_builder_finish(&b, &err) == BP_OK);
+        MUST(bp_submit(t->store, queue, b.buf, b.size, i, &err) == BP_OK);
+        bp_builder_free(&b);
+    }
+    MUST(bp_step_drive(t->store) == n);
+    struct bp_completion done[BATCH_MAX];
+    MUST(bp_queue_take(queue, done, BATCH_MAX) == n);
+    for (uint32_t i = 0; i < n; i++) {
+        codes[done[i].cookie] = done[i].code;
+        bp_completion_free(&done[i]);
+    }
+    bp_queue_free(queue);
+    bool alive = true;
+    for (uint32_t i = 0; i < n; i++) {
+        if (codes[i] == BP_RESOURCE_EXHAUSTED) {
+            continue;
+        }
+        int expected = model_apply(t, &requests[i], newest(t)->revision + 1);
+        alive = settle_one(t, &requests[i], expected, codes[i]) && alive;
+    }
+    return alive;
+}
+
+/* What the store did by itself: compactions, which change nothing a client sees, and the end of leases, always in the last of them. */
+static void follow_proposals(struct torture *t, uint64_t revision)
+{
+    while (newest(t)->revision < revision) {
+        push(t, newest(t)->revision + 1);
+    }
+    struct snapshot *s = newest(t);
+    for (uint32_t i = 1; i <= LEASES; i++) {
+        if (s->leases[i] && !bp_leases_exists(t->store->leases, i)) {
+            s->leases[i] = false;
+            for (uint32_t k = 0; k < KEYS; k++) {
+                if (s->keys[k].exists && s->keys[k].lease == i) {
+                    memset(&s->keys[k], 0, sizeof s->keys[k]);
+                }
+            }
+        }
+    }
+}
+
+static bool tick(struct torture *t)
+{
+    bp_sim_advance_ns(t->sim, 1000000000ull * (1 + below(t, 6)));
+    bp_step_tick(t->store);
+    bp_step_drive(t->store);
+    if (atomic_load(&t->store->poisoned)) {
+        t->unknown = t->tick_unknown = true;
+        return false;
+    }
+    follow_proposals(t, t->store->next_revision - 1);
+    t->acked = newest(t)->revision;
+    return true;
+}
+
+static void arm(struct torture *t, struct bp_disk *disk, bool opening)
+{
+    static const int faults[] = {BP_FAULT_EIO, BP_FAULT_ENOSPC, BP_FAULT_CRASH, BP_FAULT_CRASH_AFTER, BP_FAULT_SHORT};
+    int site = 1 + (int)below(t, BP_SITE_COUNT - 1);
+    int fault = faults[below(t, 5)];
+    if (site == BP_SITE_VALUE_READ) {
+        fault = BP_FAULT_EIO;
+        t->value_faults = true;
+    }
+    if (site == BP_SITE_CHECKPOINT_READ && below(t, 2) == 0) {
+        fault = BP_FAULT_FLIP;
+    }
+    MUST(bp_disk_arm(disk, site, fault, 1 + below(t, opening ? 2 : 6), 1 + below(t, 2), below(t, 100000)) == 0);
+}
+
+static bool step(struct torture *t)
+{
+    struct bp_error err = {0};
+    uint64_t what = below(t, 100);
+    if (what < 50) {
+        return act_one(t);
+    }
+    if (what < 70) {
+        return act_group(t);
+    }
+    if (what < 78) {
+        return tick(t);
+    }
+    if (what < 84) {
+        (void)bp_step_checkpoint(t->store, below(t, 2) == 0, &err);
+    } else if (what < 92) {
+        for (uint64_t i = below(t, 20); i > 0 && bp_step_clean(t->store) != 0; i--) {
+        }
+    } else if (what < 95) {
+        arm(t, t->store->disk, false);
+    } else if (what < 97) {
+        uint64_t used = below(t, 64) << 20;
+        bp_sim_set_capacity(t->sim, below(t, 2) == 0 ? 0 : used);
+    } else if (!t->value_faults) {
+        check_now(t);
+    }
+    return !atomic_load(&t->store->poisoned);
+}
+
+/* ---- opening and closing ---------------------------------------------------------------------------------------------------- */
+
+static int try_open(struct torture *t, bool faulty, struct bp_error *err)
+{
+    struct bp_io io;
+    bp_sim_io(t->sim, &io);
+    struct bp_disk *disk = bp_disk_new(&io);
+    MUST(disk != NULL);
+    bp_disk_set_crash_is_error(disk, 1);
+    if (faulty) {
+        arm(t, disk, true);
+    }
+    t->value_faults = false; /* opening reads values for compares only: a failure there fails the opening */
+    int code = bp_store_open(&t->options, disk, &t->store, err);
+    for (int site = 1; code == BP_OK && site < BP_SITE_COUNT; site++) {
+        (void)bp_disk_arm(t->store->disk, site, BP_FAULT_NONE, 1, 1, 0);
+    }
+    return code;
+}
+
+static void open_again(struct torture *t)
+{
+    struct bp_error err = {0};
+    for (uint32_t i = 0; i < 4; i++) {
+        bool faulty = i < 3 && below(t, 2) == 0;
+        int code = try_open(t, faulty, &err);
+        if (code == BP_OK) {
+            return;
+        }
+        if (!faulty) {
+            fprintf(stderr, "open: %d %s\n", code, err.message);
+            fail(t, "the store does not open");
+        }
+        if (below(t, 2) == 0) {
+            bp_sim_power_cut(t->sim, (uint32_t)below(t, 1025));
+            t->lossy = t->lossy || t->options.interval_ms != 0;
+        }
+        bp_sim_set_capacity(t->sim, 0);
+    }
+    fail(t, "unreachable");
+}
+
+/* The store's revision says which of the pending requests happened; in interval mode, the state says it. */
+static void reconcile(struct torture *t, bool clean)
+{
+    struct bp_status status;
+    bp_get_status(t->store, &status);
+    bool interval = t->options.interval_ms != 0, lossy = t->lossy && !clean;
+    bool jumped = status.revision > newest(t)->revision + (1ull << 31);
+    MUST(jumped ? interval : clean || !interval);
+    if (!lossy && !jumped) {
+        MUST(status.revision >= t->acked);
+        if (t->tick_unknown && status.revision > newest(t)->revision) {
+            follow_proposals(t, status.revision);
+        }
+        MUST(status.revision <= newest(t)->revision);
+        while (newest(t)->revision > status.revision) {
+            t->n--;
+        }
+    } else {
+        uint32_t n = t->n;
+        while (n > 0 && !is_state(t, &t->snapshots[n - 1], status.revision, false)) {
+            n--;
+        }
+        if (n == 0 && t->tick_unknown) { /* leases that ended in a tick whose fate is unknown */
+            follow_proposals(t, newest(t)->revision + 2);
+            n = t->n;
+        }
+        MUST(n > 0);
+        MUST(lossy || t->snapshots[n - 1].revision >= t->acked || is_state(t, newest(t), status.revision, false));
+        t->n = n;
+        if (newest(t)->revision < status.revision) {
+            push(t, status.revision);
+        }
+    }
+    t->acked = newest(t)->revision;
+    t->unknown = t->tick_unknown = t->lossy = false;
+    check_now(t);
+}
+
+static void torture_round(uint64_t seed)
+{
+    struct torture storage = {.seed = seed, .random = seed * 0x9e3779b97f4a7c15ull + 1};
+    struct torture *t = &storage;
+    t->sim = bp_sim_new(seed);
+    t->options = test_options();
+    t->options.history_versions_max = 20 + below(t, 100);
+    t->options.history_ms_max = 5000;
+    t->options.checkpoint_bytes = 1 + below(t, 4u << 20);
+    t->options.interval_ms = below(t, 4) == 0 ? 50 : 0;
+    t->options.clean_live_percent = 90;
+    t->snapshots = calloc(SNAPSHOTS_MAX, sizeof *t->snapshots);
+    MUST(t->sim != NULL && t->snapshots != NULL);
+    push(t, 1);
+    t->acked = 1;
+    open_again(t);
+    for (uint32_t life = 0; life < 6; life++) {
+        uint64_t steps = below(t, 60);
+        bool alive = true;
+        for (uint64_t i = 0; i < steps && alive && t->n < SNAPSHOTS_MAX - 20; i++) {
+            alive = step(t);
+        }
+        uint64_t end = below(t, 3);
+        bool clean = false, crash = bp_disk_faults(t->store->disk) > 0, power = true;
+        if (end == 0 && !crash) {
+            struct bp_error err = {0};
+            clean = bp_close(t->store, &err) == BP_OK;
+            power = !clean || below(t, 2) == 0;
+        } else {
+            bp_store_abandon(t->store);
+            power = crash || end == 1;
+        }
+        if (power) {
+            bp_sim_power_cut(t->sim, (uint32_t)below(t, 1025));
+        }
+        bp_sim_set_capacity(t->sim, 0);
+        t->lossy = t->options.interval_ms != 0 && power && !clean;
+        open_again(t);
+        reconcile(t, clean);
+    }
+    bp_store_abandon(t->store);
+    bp_sim_free(t->sim);
+    free(t->snapshots);
+}
+
+static uint64_t number_from(const char *name, uint64_t otherwise)
+{
+    const char *text = getenv(name);
+    return text != NULL ? strtoull(text, NULL, 10) : otherwise;
+}
+
+static void test_a_store_under_random_faults_keeps_all_it_acknowledged_and_invents_nothing(void)
+{
+    uint64_t seed = number_from("BP_TORTURE_SEED", 1), rounds = number_from("BP_TORTURE_ROUNDS", 60);
+    for (uint64_t i = 0; i < rounds; i++) {
+        torture_round(seed + i);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    TESTS_BEGIN;
+    RUN(test_a_store_under_random_faults_keeps_all_it_acknowledged_and_invents_nothing);
+    TESTS_END;
+}

@@ -36,7 +36,6 @@
 struct group {
     uint32_t turn;            /* groups are applied in the order of their turns */
     uint8_t *staging;         /* gathered small requests; one of driver.staging, until the group is applied */
-    uint64_t base_revision;   /* the newest revision before the group */
     uint64_t last_index;      /* of its entries; where its frame ends, and the next frame's sequence */
     struct bp_pos end;
     uint64_t sequence;
@@ -145,7 +144,6 @@ static void gather(struct bp_store *store, struct group *group)
     struct bp_driver *driver = &store->driver;
     group->turn = driver->turn;
     group->staging = driver->staging[group->turn % BP_GROUPS_IN_FLIGHT];
-    group->base_revision = driver->next_revision - 1;
     group->first = NULL;
     group->tail = &group->first;
     group->writes = group->n_entries = group->staged = 0;
@@ -347,20 +345,24 @@ static void take_outcome(struct bp_store *store, struct bp_ticket *ticket, const
     }
 }
 
-/* Reads that came through the queue are answered at the revision of the last write before them. */
-static void place_reads(struct group *group)
+/*
+ * Reads that came through the queue are answered at the revision of the last write before them. `revision` is the newest one before the
+ * group. Counted by what was applied: a write whose fate is unknown has no revision that a reader may see.
+ */
+static void place_reads(struct group *group, uint64_t revision)
 {
-    uint64_t revision = group->base_revision;
     for (struct bp_ticket *ticket = group->first; ticket != NULL; ticket = ticket->next) {
         if (ticket->kind == BP_TICKET_WRITE) {
-            revision += ticket->code == BP_OK;
+            revision += ticket->applied;
         } else if (ticket->kind == BP_TICKET_READ && ticket->call.read.revision == 0) {
             ticket->call.read.revision = revision;
+            ticket->placed = true;
         }
     }
 }
 
-static void apply_entries(struct bp_store *store, struct group *group)
+/* False: the member has stopped, and what is applied ends somewhere within the group. */
+static bool apply_entries(struct bp_store *store, struct group *group)
 {
     struct bp_applied *applied = store->driver.applied;
     struct bp_ticket *ticket = group->first;
@@ -369,7 +371,7 @@ static void apply_entries(struct bp_store *store, struct group *group)
         const struct bp_entry *entry = &group->entries[i];
         if (bp_apply_entry(store, entry, applied, &err) != BP_OK) {
             stop_member(store, group, &err);
-            return;
+            return false;
         }
         for (uint32_t k = 0; k < entry->count; k++) {
             ticket = next_write(ticket);
@@ -378,6 +380,7 @@ static void apply_entries(struct bp_store *store, struct group *group)
             ticket = ticket->next;
         }
     }
+    return true;
 }
 
 static void await_turn(struct bp_store *store, uint32_t turn)
@@ -404,14 +407,16 @@ static void apply_group(struct bp_store *store, struct group *group)
 {
     await_turn(store, group->turn);
     pthread_mutex_lock(&store->apply);
-    place_reads(group);
+    uint64_t before = store->next_revision - 1;
     if (group->n_entries > 0) {
         atomic_store_explicit(&store->committed, group->last_index, memory_order_relaxed);
-        apply_entries(store, group);
-        store->applied_end = group->end;
-        store->applied_sequence = group->sequence;
+        if (apply_entries(store, group)) {
+            store->applied_end = group->end;
+            store->applied_sequence = group->sequence;
+        }
         bp_apply_publish(store);
     }
+    place_reads(group, before);
     pthread_mutex_unlock(&store->apply);
     end_turn(store);
 }
@@ -421,15 +426,16 @@ static uint64_t complete_group(struct bp_store *store, struct group *group)
 {
     uint64_t tickets = 0, bytes = 0;
     for (struct bp_ticket *ticket = group->first; ticket != NULL; ticket = ticket->next) {
-        tickets++;
-        bytes += bp_ticket_bytes(ticket);
+        if (ticket->waiter == NULL) {
+            tickets++;
+            bytes += bp_ticket_bytes(ticket);
+        }
     }
-    pthread_mutex_lock(&store->driver.mutex);
-    store->driver.open -= tickets;
-    store->driver.open_bytes -= bytes;
-    pthread_mutex_unlock(&store->driver.mutex);
+    bp_driver_leave(store, tickets, bytes);
+    tickets = 0;
     for (struct bp_ticket *ticket = group->first, *next; ticket != NULL; ticket = next) {
         next = ticket->next;
+        tickets++;
         ticket->next = NULL;
         bool reads = ticket->kind != BP_TICKET_WRITE || ticket->needs_values;
         if (ticket->code == BP_OK && ticket->waiter == NULL && reads) {
@@ -593,6 +599,33 @@ static int may_enter(struct bp_store *store, uint64_t tickets, uint64_t bytes, s
     return BP_OK;
 }
 
+int bp_driver_admit(struct bp_store *store, struct bp_ticket *ticket, struct bp_error *err)
+{
+    struct bp_driver *driver = &store->driver;
+    uint64_t bytes = bp_ticket_bytes(ticket);
+    pthread_mutex_lock(&driver->mutex);
+    int code = may_enter(store, 1, bytes, err);
+    if (code == BP_OK) {
+        driver->open++;
+        driver->open_bytes += bytes;
+        ticket->admitted = true;
+    }
+    pthread_mutex_unlock(&driver->mutex);
+    return code;
+}
+
+void bp_driver_leave(struct bp_store *store, uint64_t tickets, uint64_t bytes)
+{
+    struct bp_driver *driver = &store->driver;
+    pthread_mutex_lock(&driver->mutex);
+    driver->open -= tickets;
+    driver->open_bytes -= bytes;
+    if (driver->closed && driver->open == 0) {
+        pthread_cond_broadcast(&driver->wake);
+    }
+    pthread_mutex_unlock(&driver->mutex);
+}
+
 int bp_driver_submit(struct bp_store *store, struct bp_ticket *first, struct bp_error *err)
 {
     struct bp_driver *driver = &store->driver;
@@ -644,6 +677,7 @@ int bp_driver_execute(struct bp_store *store, struct bp_ticket *ticket, struct b
     }
     ticket->waiter = NULL;
     bp_ticket_answer(store, ticket);
+    bp_driver_leave(store, 1, bytes); /* the store may be closed and gone from here on */
     if (ticket->code != BP_OK && ticket->error != NULL && err != NULL) {
         *err = *ticket->error;
     }
@@ -726,16 +760,41 @@ int bp_driver_start(struct bp_store *store, struct bp_error *err)
     return BP_OK;
 }
 
+/* With options.manual nobody drives what is still queued: its owners are told. */
+static void refuse_queued(struct bp_store *store)
+{
+    struct bp_driver *driver = &store->driver;
+    pthread_mutex_lock(&driver->mutex);
+    struct bp_ticket *ticket = driver->head;
+    driver->head = NULL;
+    driver->tail = &driver->head;
+    pthread_mutex_unlock(&driver->mutex);
+    while (ticket != NULL) {
+        struct bp_ticket *next = ticket->next;
+        ticket->next = NULL;
+        bp_ticket_fail_with(ticket, BP_UNAVAILABLE, BP_REASON_STORE_CLOSED, "the store was closed");
+        bp_driver_leave(store, 1, bp_ticket_bytes(ticket));
+        bp_ticket_complete(store, ticket);
+        ticket = next;
+    }
+}
+
+/* Blocked callers count as open until they touch the store no more, so neither a group nor an answer outlives what is freed here. */
 void bp_driver_stop(struct bp_store *store)
 {
     struct bp_driver *driver = &store->driver;
     pthread_mutex_lock(&driver->mutex);
-    driver->closed = driver->stopping = true;
+    driver->closed = true;
+    while (driver->n_threads > 0 && driver->open > 0) {
+        pthread_cond_wait(&driver->wake, &driver->mutex);
+    }
+    driver->stopping = true;
     pthread_cond_broadcast(&driver->wake);
     pthread_mutex_unlock(&driver->mutex);
     while (driver->n_threads > 0) {
         pthread_join(driver->threads[--driver->n_threads], NULL);
     }
+    refuse_queued(store);
     for (uint32_t i = 0; i < BP_GROUPS_IN_FLIGHT; i++) {
         free(driver->staging[i]);
         driver->staging[i] = NULL;

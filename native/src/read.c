@@ -54,9 +54,9 @@ static int collect_key(void *arg, struct bp_slice key)
 
 static int lease_keys(struct bp_store *store, const struct bp_wire_read *read, struct lease_keys *keys, struct bp_error *err)
 {
-    keys->max = read->limit;
-    keys->slices = calloc(keys->max, sizeof *keys->slices);
-    keys->offsets = calloc(keys->max, sizeof *keys->offsets);
+    keys->max = read->want_keys ? read->limit : 0;
+    keys->slices = calloc(keys->max + 1, sizeof *keys->slices);
+    keys->offsets = calloc(keys->max + 1, sizeof *keys->offsets);
     if (keys->slices != NULL && keys->offsets != NULL) {
         pthread_mutex_lock(&store->apply);
         keys->all = bp_index_lease_count(store->index, read->lease);
@@ -85,7 +85,7 @@ static int read_lease(struct bp_store *store, const struct bp_wire_read *read, s
         return bp_fail(err, BP_NOT_FOUND, BP_REASON_LEASE_NOT_FOUND, "no lease has this id");
     }
     struct lease_keys keys = {0};
-    int code = read->want_keys ? lease_keys(store, read, &keys, err) : BP_OK;
+    int code = lease_keys(store, read, &keys, err);
     if (code == BP_OK) {
         struct bp_wire_lease lease = {.revision = revision,
                                       .lease = read->lease,
@@ -104,19 +104,27 @@ static int read_lease(struct bp_store *store, const struct bp_wire_read *read, s
 
 /* ---- GET and SCAN --------------------------------------------------------------------------------------------------------------- */
 
-static int read_keys(struct bp_store *store, const struct bp_wire_read *read, struct bp_buffer *reply, struct bp_error *err)
+/*
+ * A read that the driver placed is one of the newest state: where its place is compacted already, a later one serves as well (it still
+ * sees every write before it). Any other is refused.
+ */
+static int read_keys(struct bp_store *store, const struct bp_ticket *ticket, struct bp_buffer *reply, struct bp_error *err)
 {
+    struct bp_wire_read read = ticket->call.read;
     size_t before = reply->size;
     for (uint32_t i = 0; i < RETRIES_MAX; i++) {
         struct bp_view view;
         bp_store_view(store, &view);
-        uint64_t at = read->revision != 0 ? read->revision : view.revision;
-        int code = bp_wire_read(read, &view, &store->limits, reply, err);
+        if (ticket->placed && read.revision < view.floor) {
+            read.revision = 0;
+        }
+        uint64_t at = read.revision != 0 ? read.revision : view.revision;
+        int code = bp_wire_read(&read, &view, &store->limits, reply, err);
         if (code != BP_OK || atomic_load_explicit(&store->floor, memory_order_acquire) <= at) {
             return code;
         }
         reply->size = before;
-        if (read->revision != 0) {
+        if (read.revision != 0 && !ticket->placed) {
             return bp_fail_compacted(err, store);
         }
     }
@@ -211,7 +219,7 @@ void bp_read_answer(struct bp_store *store, struct bp_ticket *ticket)
     } else if (ticket->kind == BP_TICKET_VALUE) {
         code = read_value(store, ticket, &err);
     } else if (ticket->call.read.method == BP_METHOD_GET || ticket->call.read.method == BP_METHOD_SCAN) {
-        code = read_keys(store, &ticket->call.read, &ticket->reply, &err);
+        code = read_keys(store, ticket, &ticket->reply, &err);
     } else {
         code = read_lease(store, &ticket->call.read, &ticket->reply, &err);
     }
@@ -225,8 +233,13 @@ void bp_read_answer(struct bp_store *store, struct bp_ticket *ticket)
 
 static void finish(struct bp_store *store, struct bp_ticket *ticket)
 {
+    uint64_t bytes = bp_ticket_bytes(ticket);
+    bool admitted = ticket->admitted;
     bp_ticket_answer(store, ticket);
     bp_ticket_complete(store, ticket);
+    if (admitted) {
+        bp_driver_leave(store, 1, bytes);
+    }
 }
 
 static void *reader_thread(void *arg)

@@ -70,7 +70,7 @@ int bp_reserve_open(struct bp_store *store, struct bp_error *err) {
                                 "no memory for the disk reserve");
     }
     reserve->fd = fd;
-    atomic_store(&reserve->size, back_with_space(store, fd, size));
+    atomic_store(&reserve->size, size);
     store->keeper.reserve = reserve;
     return BP_OK;
 }
@@ -161,6 +161,16 @@ static uint64_t grow(struct bp_store *store, struct bp_reserve *reserve, uint64_
         (void)bp_disk_sync(store->disk, BP_SITE_NONE, reserve->fd);
     }
     return free_bytes;
+}
+
+void bp_reserve_back(struct bp_store *store) {
+    struct bp_reserve *reserve = store->keeper.reserve;
+    if (reserve != NULL) {
+        pthread_mutex_lock(&reserve->mutex);
+        uint64_t size = atomic_load(&reserve->size);
+        atomic_store(&reserve->size, back_with_space(store, reserve->fd, size));
+        pthread_mutex_unlock(&reserve->mutex);
+    }
 }
 
 void bp_reserve_tick(struct bp_store *store) {

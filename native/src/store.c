@@ -229,8 +229,10 @@ static int clear_unfinished(struct bp_store *store, const struct bp_store_files 
         return corrupt(store, "STORE is missing", err);
     }
     char path[BP_PATH_MAX];
-    bp_segment_path(store->segments, 1, BP_SEGMENT_LOG, false, path, sizeof path);
+    (void)snprintf(path, sizeof path, "%.4000s/%.60s", store->dir, files->log); /* not always number 1: a crash may have left 1's .tmp */
     int rc = files->logs == 1 ? bp_disk_unlink(store->disk, BP_SITE_STORE_CREATE, path) : 0;
+    /* For good, before another segment gets a name: two of them would look like a store that lost its identity. */
+    rc = rc < 0 || files->logs == 0 ? rc : bp_disk_sync_dir(store->disk, BP_SITE_STORE_CREATE, store->dir);
     return rc < 0 ? bp_fail_io(err, rc, "%s: cannot be removed", path) : BP_OK;
 }
 
@@ -292,7 +294,7 @@ static int open_log(struct bp_store *store, const struct bp_log_start *start, st
 struct replay {
     struct bp_store *store;
     struct bp_error *err;
-    uint64_t entries;
+    uint64_t entries, bytes;
 };
 
 static int replay_entry(void *arg, const struct bp_entry *entry)
@@ -300,6 +302,7 @@ static int replay_entry(void *arg, const struct bp_entry *entry)
     struct replay *replay = arg;
     struct bp_store *store = replay->store;
     int code = bp_apply_entry(store, entry, NULL, replay->err);
+    replay->bytes += BP_ENTRY_HEADER + entry->size;
     if (code == BP_OK && ++replay->entries % REPLAY_TRIM_EVERY == 0) {
         (void)bp_index_trim(store->index, store->compaction_revision, 4096);
     }
@@ -311,7 +314,7 @@ static int replay_log(struct bp_store *store, const struct bp_recovery *recovery
     struct replay replay = {.store = store, .err = err};
     int code = bp_log_replay(store->log, recovery, 0, recovery->n, replay_entry, &replay, err);
     store->recovery_entries = replay.entries;
-    store->recovery_log_bytes = recovery->bytes_read;
+    store->recovery_log_bytes = replay.bytes;
     store->recovery_copied_bytes = recovery->copied_bytes;
     store->recovery_discarded_bytes = recovery->discarded_bytes;
     return code;
@@ -473,6 +476,7 @@ static int open_parts(struct bp_store *store, struct bp_error *err)
     if (fresh) {
         (void)bp_reserve_open(store, err);
     }
+    bp_reserve_back(store);
     go_live(store);
     store->recovery_ms = (bp_disk_boot_ns(store->disk) - began) / NS_PER_MS;
     return start_threads(store, err);
@@ -524,6 +528,9 @@ int bp_close(struct bp_store *store, struct bp_error *err)
 {
     bp_keeper_stop(store);
     bp_hub_close(store->hub);
+    if (store->options.manual) {
+        bp_step_drive(store);
+    }
     bp_driver_stop(store);
     bp_readers_stop(store);
     int code = BP_OK;

@@ -58,7 +58,7 @@ struct bp_driver {
     bool driving;                /* somebody has the role */
     bool stopping, closed;
     bool want_mark, want_sync;   /* chores for the role */
-    uint64_t open, open_bytes;   /* tickets submitted and not completed */
+    uint64_t open, open_bytes;   /* tickets submitted and not completed; a blocked caller's until it has its answer */
     pthread_t threads[BP_GROUPS_IN_FLIGHT];
     uint32_t n_threads;
     /* owned by the role */
@@ -194,7 +194,8 @@ void bp_apply_publish(struct bp_store *store);
 /* ---- driver.c ---------------------------------------------------------------------------------------------------------- */
 
 int bp_driver_start(struct bp_store *store, struct bp_error *err);
-void bp_driver_stop(struct bp_store *store); /* finishes what is queued */
+/* Takes no more, and returns when all that was taken is answered (with options.manual what is queued is refused instead). */
+void bp_driver_stop(struct bp_store *store);
 /* Internal asynchronous request with no answer wanted (expiry, compaction). `done` (may be NULL) is told the code. */
 int bp_driver_propose(struct bp_store *store, struct bp_builder *builder, void (*done)(void *arg, int code), void *arg, struct bp_error *err);
 /* Ask the role to write a mark or sync (interval mode); returns at once. */
@@ -228,6 +229,8 @@ void bp_cleaner_free(struct bp_store *store);
 
 /* The disk reserve (STORAGE.md 9): a preallocated file given back in pieces when only privileged work may write. */
 int bp_reserve_open(struct bp_store *store, struct bp_error *err); /* best effort: never fails for want of space */
+/* Once the store is sound: make sure that the file's size is backed by space. A start that is refused has touched nothing. */
+void bp_reserve_back(struct bp_store *store);
 void bp_reserve_close(struct bp_store *store);
 /* Give back up to `bytes` for a privileged write (the last segment only if `last`); returns bytes released. Any thread. */
 uint64_t bp_reserve_release(struct bp_store *store, uint64_t bytes, bool last);

@@ -30,6 +30,7 @@ static int note_file(void *arg, const char *name)
     struct bp_store_files *files = arg;
     if (ends_with(name, ".log")) {
         files->logs++;
+        (void)snprintf(files->log, sizeof files->log, "%.60s", name);
     } else if (ends_with(name, ".set")) {
         files->settled++;
     } else if (ends_with(name, ".ckpt")) {

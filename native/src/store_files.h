@@ -21,6 +21,7 @@
 struct bp_store_files {
     uint32_t logs, settled, checkpoints;
     bool store, restoring, unsynced;
+    char log[64];      /* name of a log segment, or "" */
     char stranger[64]; /* a name that is not ours, or "" */
 };
 int bp_store_files_list(struct bp_disk *disk, const char *dir, struct bp_store_files *files, struct bp_error *err);

@@ -38,19 +38,11 @@ static int prepare_wire(struct bp_store *store, struct bp_ticket *ticket, int me
     return ticket->call.is_write ? prepare_write(ticket, ticket->call.request.buf, ticket->call.request.size, err) : BP_OK;
 }
 
-static bool closed(struct bp_store *store)
-{
-    pthread_mutex_lock(&store->driver.mutex);
-    bool is = store->driver.closed;
-    pthread_mutex_unlock(&store->driver.mutex);
-    return is;
-}
-
 /* Sends a prepared ticket off; takes it whatever happens. */
 static int send(struct bp_store *store, struct bp_queue *queue, uint64_t cookie, struct bp_ticket *ticket, int code, struct bp_error *err)
 {
-    if (code == BP_OK && ticket->kind != BP_TICKET_WRITE && closed(store)) {
-        code = bp_fail(err, BP_UNAVAILABLE, BP_REASON_STORE_CLOSED, "the store is closing");
+    if (code == BP_OK && ticket->kind != BP_TICKET_WRITE) {
+        code = bp_driver_admit(store, ticket, err);
     }
     if (code == BP_OK) {
         ticket->queue = queue;

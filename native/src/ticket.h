@@ -48,6 +48,8 @@ struct bp_ticket {
     bool grows;               /* may add to the store: refused when disk or index is full */
     bool needs_values;        /* the reply takes reading: built by a reader */
     bool applied;             /* written: `outcome` is set and only the reply is missing */
+    bool placed;              /* a read of the newest state that the driver gave the revision of its place */
+    bool admitted;            /* a read counted as open by bp_driver_admit */
     uint32_t pin;             /* keeps the history the reply needs; pin number + 1, 0 none */
     struct bp_wire_call call; /* owns the request's bytes unless they are borrowed (waiter, op encoding) */
     struct bp_request request;
@@ -104,6 +106,9 @@ void bp_pipeline_answered(struct bp_store *store, struct bp_ticket *ticket);
 
 /* Queue tickets (a list linked by next, in order) for the role; on failure nothing is queued. Async tickets wake the driver thread. */
 int bp_driver_submit(struct bp_store *store, struct bp_ticket *first, struct bp_error *err);
+/* Count a read that goes straight to the readers as open, within the same limits; `leave` when it is completed. */
+int bp_driver_admit(struct bp_store *store, struct bp_ticket *ticket, struct bp_error *err);
+void bp_driver_leave(struct bp_store *store, uint64_t tickets, uint64_t bytes);
 /* Queue one ticket with a waiter and return when it is done, driving if nobody else does. */
 int bp_driver_execute(struct bp_store *store, struct bp_ticket *ticket, struct bp_error *err);
 

@@ -24,6 +24,7 @@ from google.protobuf.descriptor_pb2 import (
 ROOT = Path(__file__).resolve().parents[2]
 PROTO = ROOT / "proto"
 ENGINE_REASONS = ROOT / "native" / "src" / "error.h"
+DAEMON = ROOT / "daemon" / "bedplate"
 
 # Field numbers of descriptor.proto, of which the paths in SourceCodeInfo are made.
 FILE_MESSAGE, FILE_ENUM, FILE_SERVICE, FILE_SYNTAX = 4, 5, 6, 12
@@ -266,8 +267,10 @@ def test_field_names_can_be_used_as_they_are(contract: list[FileDescriptorProto]
     assert [name for name in names if keyword.iskeyword(name) or name.startswith("reserved")] == []
 
 
-def test_the_manual_names_only_reasons_the_engine_has() -> None:
+def test_the_manual_names_only_reasons_that_exist() -> None:
     known = set(re.findall(r"X\((\w+)\)", ENGINE_REASONS.read_text()))
+    for source in DAEMON.rglob("*.py"):
+        known |= set(re.findall(r'reason="(\w+)"', source.read_text()))
     manual = (PROTO / "bedplate/kv/v1/kv.proto").read_text()
     comments = " ".join(re.findall(r"// (.*)", manual))
     words = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", comments))

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 import grpc.aio
+from google.protobuf import descriptor_pool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 from grpc_reflection.v1alpha.reflection import SERVICE_NAME
@@ -27,6 +28,17 @@ class Reflection(reflection_aio.ReflectionServicer):
     def __init__(self, names: Iterable[str], streams: OpenStreams) -> None:
         super().__init__(names)
         self._streams = streams
+
+    def _file_containing_symbol(self, request: Any, fully_qualified_name: str) -> Any:
+        """Methods too, for `grpcurl describe`; the base class knows only their services."""
+        owner, _, method = fully_qualified_name.rpartition(".")
+        try:
+            service = descriptor_pool.Default().FindServiceByName(owner)
+        except KeyError:
+            service = None
+        known = service is not None and method in service.methods_by_name
+        base: Any = super()
+        return base._file_containing_symbol(request, owner if known else fully_qualified_name)
 
     async def ServerReflectionInfo(self, requests: Any, context: Any) -> Any:
         """Writes what the base class yields (its stub says otherwise)."""

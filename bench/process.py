@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -24,7 +25,7 @@ class BenchError(Exception):
 
 @dataclass(slots=True)
 class Journal:
-    """The command lines that were run, each once, with the scratch directory's name left out."""
+    """The command lines that were run, each once; names and ports made up for a run left out."""
 
     scratch: Path
     commands: dict[str, None] = field(default_factory=dict)
@@ -34,6 +35,8 @@ class Journal:
         home = str(Path.home())
         line = shlex.join([Path(argv[0]).name, *argv[1:]])
         line = line.replace(str(self.scratch), "$SCRATCH").replace(home, "~")
+        line = re.sub(r"object-\d+", "object-N", line)
+        line = re.sub(r"(127\.0\.0\.1:|-p |--port )[1-9]\d*", r"\1PORT", line)
         self.commands[line] = None
 
 

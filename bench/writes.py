@@ -43,7 +43,7 @@ def durable_put(setting: Setting) -> list[Row]:
 
 def put_latency(setting: Setting) -> list[Row]:
     """One thread beside bare pwrite + fdatasync of as many bytes into a file prepared alike."""
-    seconds = ("--seconds", str(max(0.5, setting.seconds / 3)))
+    seconds = ("--seconds", f"{max(0.5, setting.seconds / 3):.2f}")
     size = int(setting.engine("put", *seconds)[0]["bytes_per_group"]) + FRAME_HEADER_BYTES
     raw = (*seconds, "--size", str(size))
     alike = f"raw pwrite + fdatasync of {size} B"
@@ -79,18 +79,25 @@ def _async_row(setting: Setting, order: str, batch: int, goal: float | None) -> 
     work = f"async puts, batches of {batch}, window {ASYNC_WINDOW:,}, {over}"
     options = ["--order", order, "--batch", str(batch), "--window", str(ASYNC_WINDOW)]
     options += ["--keys", str(setting.keys)]
-    rounds = [setting.engine("async", *options) for _ in setting.each_round(work)]
+    rounds, ceilings = [], []
+    for _ in setting.each_round(work):
+        rounds.append(setting.engine("async", *options))
+        ceilings.append(_ceiling(setting, rounds[-1][-1]))
     speed = _of_part(rounds, "all", "puts_per_s")
     insert = _of_part(rounds, "insert", "puts_per_s")
     update = _of_part(rounds, "update", "puts_per_s")
     disk = _of_part(rounds, "all", "disk_mb_per_s")
     sync = _of_part(rounds, "all", "sync_share")
+    ceiling = Spread.of(ceilings)
+    ratio = Spread.of_ratios([round_[-1]["puts_per_s"] for round_ in rounds], ceilings)
     met = None if goal is None else speed.median >= goal
     argv = setting.engine_argv("async", *options)
     return Row(
         work,
         f"{speed.text('M/s', 1e6)} (insert {insert.text('', 1e6)}, update {update.text('', 1e6)}); "
         f"{disk.text('MB/s')} to disk; {sync.median:.0%} of the time in fdatasync",
+        f"the same groups written raw, nothing else: {ceiling.text('M/s', 1e6)}",
+        ratio.text("x"),
         goal="" if goal is None else f">= {goal / 1e6:g} M/s",
         met=met,
         spreads={
@@ -99,9 +106,19 @@ def _async_row(setting: Setting, order: str, batch: int, goal: float | None) -> 
             "update": update,
             "disk_mb_per_s": disk,
             "sync_share": sync,
+            "raw": ceiling,
+            "ratio": ratio,
         },
         profile=profile_command(setting, argv) if met is False else "",
     )
+
+
+def _ceiling(setting: Setting, record: Record) -> float:
+    """Puts a second if only the disk took time: pwrite + fdatasync of groups as large, now."""
+    size = record["log_mb_per_s"] * 1e6 / record["puts_per_s"] * record["puts_per_group"]
+    raw = setting.engine("raw", "--seconds", "0.6", "--size", str(4096 * round(size / 4096)))[0]
+    puts_per_s: float = record["puts_per_group"] / raw["mean_us"] * 1e6
+    return puts_per_s
 
 
 def _of_part(rounds: list[list[Record]], part: str, field: str) -> Spread:

@@ -6,7 +6,8 @@
  *                               |no                    |yes
  *                               v                      v
  *                           the one before it,       load; the next older one is kept beside it
- *                           none left: corruption
+ *                           none left: corruption, unless the log
+ *                           reaches back to entry 1 (store.c)
  *
  *   loaded   leases, request ids, every version; the state hash must come out as it was at the cut
  *   later    bp_clean_attach, once the log is open, gives every segment its live bytes and removes
@@ -432,10 +433,11 @@ static int keep_older(struct bp_store *store, const uint64_t *numbers, uint32_t 
 }
 
 static int load_from(struct bp_store *store, const uint64_t *numbers, uint32_t n,
-                     struct bp_log_start *start, struct bp_error *err) {
+                     struct bp_log_start *start, bool *found, struct bp_error *err) {
     struct bp_ckpt_summary summary = {0};
     uint32_t at = 0;
     int code = choose(store, numbers, n, &at, &summary, err);
+    *found = code == BP_OK;
     code = code == BP_OK ? load_state(store, numbers[at], &summary, err) : code;
     code = code == BP_OK ? keep(store, &summary, err) : code;
     code = code == BP_OK
@@ -460,8 +462,7 @@ int bp_checkpoint_load(struct bp_store *store, struct bp_log_start *start, bool 
     memset(start, 0, sizeof *start);
     int code = bp_ckpt_list(store->disk, store->dir, &numbers, &n, err);
     if (code == BP_OK && n > 0) {
-        code = load_from(store, numbers, n, start, err);
-        *found = code == BP_OK;
+        code = load_from(store, numbers, n, start, found, err);
     }
     free(numbers);
     return code;

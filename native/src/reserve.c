@@ -28,6 +28,7 @@
 struct bp_reserve {
     pthread_mutex_t mutex; /* a leaf */
     int fd;
+    bool backed; /* the size was checked against space */
     _Atomic uint64_t size;
 };
 
@@ -99,6 +100,15 @@ static bool cut_to(struct bp_store *store, struct bp_reserve *reserve, uint64_t 
     return true;
 }
 
+/* Once, and before anything is given back: cutting off a hole frees nothing. Under the mutex. */
+static void check_backing(struct bp_store *store, struct bp_reserve *reserve) {
+    if (!reserve->backed) {
+        uint64_t size = atomic_load(&reserve->size);
+        atomic_store(&reserve->size, back_with_space(store, reserve->fd, size));
+        reserve->backed = true;
+    }
+}
+
 uint64_t bp_reserve_release(struct bp_store *store, uint64_t bytes, bool last) {
     struct bp_reserve *reserve = store->keeper.reserve;
     if (reserve == NULL) {
@@ -106,6 +116,7 @@ uint64_t bp_reserve_release(struct bp_store *store, uint64_t bytes, bool last) {
     }
     uint64_t keep = last ? 0 : store->options.segment_size;
     pthread_mutex_lock(&reserve->mutex);
+    check_backing(store, reserve);
     uint64_t size = atomic_load(&reserve->size), free_to_give = size > keep ? size - keep : 0;
     uint64_t given = bytes < free_to_give ? bytes : free_to_give;
     if (given > 0 && !cut_to(store, reserve, size - given)) {
@@ -167,8 +178,7 @@ void bp_reserve_back(struct bp_store *store) {
     struct bp_reserve *reserve = store->keeper.reserve;
     if (reserve != NULL) {
         pthread_mutex_lock(&reserve->mutex);
-        uint64_t size = atomic_load(&reserve->size);
-        atomic_store(&reserve->size, back_with_space(store, reserve->fd, size));
+        check_backing(store, reserve);
         pthread_mutex_unlock(&reserve->mutex);
     }
 }

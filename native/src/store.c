@@ -415,6 +415,26 @@ static int note_durability(struct bp_store *store, bool unsynced, struct bp_erro
     return code;
 }
 
+/*
+ * Every checkpoint is damaged, for the reason in *err. The log alone will do where it still reaches back to entry 1; else that reason
+ * stands, and nothing on disk has changed: a chain with a segment missing is refused before anything is made.
+ */
+static int open_log_alone(struct bp_store *store, struct bp_recovery *recovery, struct bp_error *err)
+{
+    const struct bp_error damage = *err;
+    const struct bp_log_start nothing = {0};
+    int code = open_log(store, &nothing, recovery, err);
+    /* A log that begins empty, as a restore makes it, is the end of one that is not here. */
+    if (code == BP_OK && recovery->n > 0) {
+        return BP_OK;
+    }
+    if (code == BP_OK || err->reason == BP_REASON_STORE_CORRUPT) {
+        *err = damage;
+        code = damage.code;
+    }
+    return code;
+}
+
 static int recover(struct bp_store *store, bool fresh, bool unsynced, struct bp_error *err)
 {
     struct bp_log_start start = {0};
@@ -422,7 +442,11 @@ static int recover(struct bp_store *store, bool fresh, bool unsynced, struct bp_
     bool found = false;
     store->next_revision = 2; /* revision 1 is the empty store */
     int code = fresh ? BP_OK : bp_checkpoint_load(store, &start, &found, err);
-    code = code != BP_OK ? code : open_log(store, &start, &recovery, err);
+    if (code == BP_DATA_LOSS && !found && err->reason == BP_REASON_STORE_CORRUPT) {
+        code = open_log_alone(store, &recovery, err);
+    } else {
+        code = code != BP_OK ? code : open_log(store, &start, &recovery, err);
+    }
     code = code != BP_OK ? code : replay_log(store, &recovery, err);
     if (code == BP_OK) {
         code = fresh ? bootstrap(store, err) : lead_alone(store, &recovery, unsynced, err);

@@ -212,7 +212,7 @@ bool bp_checkpoint_due(const struct bp_store *store);
 /*
  * Load the newest valid checkpoint (else the one before it; else nothing, *found false) into index, leases, request ids, system and the
  * applied fields; fills *start for bp_log_open. Opens the settled segments it names, deletes settled segments that no kept checkpoint names.
- * All checkpoints damaged: DATA_LOSS/STORE_CORRUPT.
+ * All checkpoints damaged: DATA_LOSS/STORE_CORRUPT with *found false, and nothing was loaded: a log that reaches back to entry 1 will do.
  */
 int bp_checkpoint_load(struct bp_store *store, struct bp_log_start *start, bool *found, struct bp_error *err);
 /* Segments below this are not needed for replay by any kept checkpoint (0: all are). */

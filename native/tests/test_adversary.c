@@ -11,6 +11,7 @@
 #include "state_util.h"
 
 #include "../src/ops.h"
+#include "../src/protobuf.h"
 #include "../src/value.h"
 
 #define KEYS 14u
@@ -655,9 +656,255 @@ static void test_a_store_under_random_faults_keeps_all_it_acknowledged_and_inven
     }
 }
 
+/* ---- single promises -------------------------------------------------------------------------------------------------------- */
+
+/* What apply does may not depend on how the daemon is configured today: a larger table must not find ids that had left. */
+static void test_replay_does_not_depend_on_the_size_configured_for_the_request_id_table(void)
+{
+    static const uint64_t sizes[] = {4, 64, 2, 4};
+    struct bp_sim *sim = bp_sim_new(1);
+    struct bp_options options = test_options();
+    options.request_ids_max = sizes[0];
+    struct bp_store *store = test_must_open(sim, &options);
+    char id[16];
+    for (uint32_t i = 0; i < 12; i++) { /* the first ids have left the table when they come again */
+        (void)snprintf(id, sizeof id, "id-%u", i % 6);
+        CHECK(test_put_bytes(store, "k", &i, sizeof i, 0, id, NULL) == BP_OK);
+    }
+    struct bp_buffer before = state_of(store);
+    for (uint32_t round = 1; round < 4; round++) { /* the first reopening replays; later ones load a checkpoint as well */
+        bp_store_abandon(store);
+        options.request_ids_max = sizes[round];
+        store = test_must_open(sim, &options);
+        uint32_t value, size;
+        struct bp_error err = {0};
+        CHECK_OK(bp_get(store, 'u', "k", 1, &value, sizeof value, &size, NULL, &err), &err);
+        CHECK_EQ_U64(value, 11);
+        CHECK(bp_request_ids_count(store->request_ids) <= sizes[round]);
+        if (round == 1) {
+            struct bp_buffer after = state_of(store);
+            state_must_equal(before, after);
+            must_checkpoint(store);
+        }
+    }
+    CHECK_EQ_U64(bp_request_ids_count(store->request_ids), 2);
+    bp_store_abandon(store);
+    bp_sim_free(sim);
+}
+
+static uint64_t revision_of(struct bp_store *store)
+{
+    return atomic_load(&store->revision);
+}
+
+/* Revisions that clients saw in interval mode may be gone; the next start must not give them out again, in whatever mode it is. */
+static void test_an_unclean_stop_in_interval_mode_jumps_also_when_the_next_start_syncs_every_group(void)
+{
+    struct bp_sim *sim = bp_sim_new(2);
+    struct bp_options options = test_options(), synced = test_options();
+    struct bp_error err = {0};
+    options.interval_ms = 1000;
+    struct bp_store *store = test_must_open(sim, &options);
+    CHECK(test_put(store, "a", "1", NULL) == BP_OK);
+    uint64_t seen = revision_of(store);
+    bp_store_abandon(store);
+    bp_sim_power_cut(sim, 0);
+    store = test_must_open(sim, &synced);
+    CHECK(revision_of(store) > seen + (1ull << 31));
+    uint64_t jumped = revision_of(store);
+    bp_store_abandon(store); /* unclean, but nothing acknowledged can be lost: no jump */
+    bp_sim_power_cut(sim, 0);
+    store = test_must_open(sim, &synced);
+    CHECK_EQ_U64(revision_of(store), jumped);
+    CHECK_OK(bp_close(store, &err), &err);
+    store = test_must_open(sim, &options);
+    CHECK_EQ_U64(revision_of(store), jumped);
+    CHECK(test_put(store, "a", "2", NULL) == BP_OK);
+    CHECK_OK(bp_close(store, &err), &err);
+    bp_sim_power_cut(sim, 0);
+    store = test_must_open(sim, &options); /* a clean stop is none of this */
+    CHECK_EQ_U64(revision_of(store), jumped + 1);
+    bp_store_abandon(store);
+    bp_sim_free(sim);
+}
+
+static void flip_newest_checkpoint(struct bp_sim *sim, struct bp_store *store)
+{
+    char path[4224];
+    CHECK(checkpoint_path(store, 0, path));
+    CHECK(bp_sim_flip(sim, path, 300, 1) == 0);
+}
+
+/* The log is kept whole until there are two checkpoints: for the day when the only one turns out damaged. */
+static void test_a_damaged_only_checkpoint_is_made_up_for_by_the_whole_log(void)
+{
+    struct bp_sim *sim = bp_sim_new(3);
+    struct bp_options options = test_options();
+    struct bp_store *store = test_must_open(sim, &options);
+    CHECK(test_put(store, "a", "1", NULL) == BP_OK);
+    must_checkpoint(store);
+    CHECK(test_put(store, "b", "2", NULL) == BP_OK);
+    struct bp_buffer before = state_of(store);
+    flip_newest_checkpoint(sim, store);
+    bp_store_abandon(store);
+    store = test_must_open(sim, &options);
+    state_must_equal(before, state_of(store));
+    must_checkpoint(store);
+    must_checkpoint(store);
+    bp_store_abandon(store);
+    store = test_must_open(sim, &options);
+    bp_store_abandon(store);
+    bp_sim_free(sim);
+}
+
+
+static void add_op(struct bp_buffer *frame, uint64_t id, uint32_t method, const char *key, const char *value, bool serializable)
+{
+    size_t op = bp_pb_open(frame, 1);
+    bp_pb_uint(frame, 1, id);
+    size_t body = bp_pb_open(frame, method);
+    bp_pb_text(frame, 1, key);
+    if (value != NULL) {
+        bp_pb_text(frame, 2, value);
+    }
+    bp_pb_uint(frame, 3, serializable ? 2 : 0);
+    bp_pb_close(frame, body);
+    bp_pb_close(frame, op);
+}
+
+enum { FRAME_PUT = 2, FRAME_GET = 4 };
+
+/* Whether the one answer waiting in the queue contains these bytes. */
+static bool answer_contains(struct bp_queue *queue, const char *text)
+{
+    struct bp_completion done;
+    CHECK_EQ_U64(bp_queue_take(queue, &done, 1), 1);
+    CHECK_EQ_U64(done.code, 0);
+    bool found = memmem(done.reply.data, done.reply.size, text, strlen(text)) != NULL;
+    bp_completion_free(&done);
+    return found;
+}
+
+static void test_serializable_reads_in_frames_go_on_after_the_log_failed(void)
+{
+    struct bp_sim *sim = bp_sim_new(4);
+    struct bp_options options = test_options();
+    struct bp_store *store = test_must_open(sim, &options);
+    struct bp_queue *queue = bp_queue_new(store);
+    struct bp_error err = {0};
+    struct bp_buffer frame = {0};
+    CHECK(test_put(store, "k", "kept-value", NULL) == BP_OK);
+    CHECK(bp_disk_arm(store->disk, BP_SITE_LOG_SYNC, BP_FAULT_EIO, 1, 0, 0) == 0);
+    add_op(&frame, 1, FRAME_PUT, "k", "lost-value", false);
+    add_op(&frame, 2, FRAME_GET, "k", NULL, true);
+    for (uint32_t i = 0; i < 2; i++) { /* in the group that fails, and in one after it */
+        CHECK_OK(bp_submit_frame(store, queue, 'u', frame.data, frame.size, 0, &err), &err);
+        bp_step_drive(store);
+        CHECK(answer_contains(queue, "kept-value"));
+    }
+    bp_buffer_free(&frame);
+    bp_queue_free(queue);
+    bp_store_abandon(store);
+    bp_sim_free(sim);
+}
+
+static void test_a_read_of_the_newest_state_is_answered_though_compaction_overtakes_its_place(void)
+{
+    struct bp_sim *sim = bp_sim_new(5);
+    struct bp_options options = test_options();
+    struct bp_store *store = test_must_open(sim, &options);
+    struct bp_queue *queue = bp_queue_new(store);
+    struct bp_error err = {0};
+    struct bp_buffer frame = {0};
+    CHECK(test_put(store, "k", "first-value", NULL) == BP_OK);
+    add_op(&frame, 1, FRAME_GET, "k", NULL, false);
+    add_op(&frame, 2, FRAME_PUT, "k", "later-value", false);
+    CHECK_OK(bp_submit_frame(store, queue, 'u', frame.data, frame.size, 1, &err), &err);
+    CHECK_OK(bp_submit_compact(store, queue, 0, 2, &err), &err);
+    bp_step_drive(store);
+    CHECK(answer_contains(queue, "later-value"));
+    bp_buffer_free(&frame);
+    bp_queue_free(queue);
+    bp_store_abandon(store);
+    bp_sim_free(sim);
+}
+
+/* The first try leaves number 1 as a .tmp, the second makes number 2 and dies before the store has its identity. */
+static void test_a_creation_interrupted_twice_is_begun_again(void)
+{
+    for (uint32_t keep = 0; keep <= 1024; keep += 256) {
+        for (uint64_t first = 1; first < 12000; first += 311) {
+            struct bp_sim *sim = bp_sim_new(first * 7 + keep);
+            struct bp_options options = test_options();
+            struct bp_store *store;
+            struct bp_error err;
+            for (uint32_t i = 0; i < 3; i++) {
+                bp_sim_cut_after_bytes(sim, i == 0 ? first : 1 + first * 3 % 9000);
+                if (test_open(sim, &options, &store, &err) == BP_OK) {
+                    bp_store_abandon(store);
+                }
+                bp_sim_power_cut(sim, keep);
+            }
+            store = test_must_open(sim, &options);
+            CHECK(test_put(store, "a", "1", NULL) == BP_OK);
+            bp_store_abandon(store);
+            bp_sim_free(sim);
+        }
+    }
+}
+
+static void count_call(void *arg, int code)
+{
+    *(int *)arg = code;
+}
+
+static void test_what_is_queued_when_a_stepped_store_is_dropped_is_answered(void)
+{
+    struct bp_sim *sim = bp_sim_new(6);
+    struct bp_options options = test_options();
+    struct bp_store *store = test_must_open(sim, &options);
+    struct bp_queue *queue = bp_queue_new(store);
+    struct bp_error err = {0};
+    struct bp_builder builder;
+    int code = -1;
+    bp_builder_init(&builder);
+    bp_builder_begin(&builder, BP_REQUEST_COMPACT, bp_slice(NULL, 0), 0);
+    bp_builder_u64(&builder, 0);
+    CHECK_OK(bp_builder_finish(&builder, &err), &err);
+    CHECK_OK(bp_submit(store, queue, builder.buf, builder.size, 7, &err), &err);
+    CHECK_OK(bp_driver_propose(store, &builder, count_call, &code, &err), &err); /* takes the bytes */
+    bp_store_abandon(store);
+    CHECK_EQ_U64(code, BP_UNAVAILABLE);
+    struct bp_completion done;
+    CHECK(bp_queue_take(queue, &done, 1) == 1 && done.cookie == 7 && done.code == BP_UNAVAILABLE);
+    bp_completion_free(&done);
+    bp_queue_free(queue);
+    store = test_must_open(sim, &options); /* closed, not dropped: it is carried out */
+    queue = bp_queue_new(store);
+    bp_builder_free(&builder);
+    bp_builder_init(&builder);
+    bp_builder_begin(&builder, BP_REQUEST_COMPACT, bp_slice(NULL, 0), 0);
+    bp_builder_u64(&builder, 0);
+    CHECK_OK(bp_builder_finish(&builder, &err), &err);
+    CHECK_OK(bp_submit(store, queue, builder.buf, builder.size, 8, &err), &err);
+    CHECK_OK(bp_close(store, &err), &err);
+    CHECK(bp_queue_take(queue, &done, 1) == 1 && done.cookie == 8 && done.code == BP_OK);
+    bp_completion_free(&done);
+    bp_queue_free(queue);
+    bp_builder_free(&builder);
+    bp_sim_free(sim);
+}
+
 int main(int argc, char **argv)
 {
     TESTS_BEGIN;
+    RUN(test_replay_does_not_depend_on_the_size_configured_for_the_request_id_table);
+    RUN(test_an_unclean_stop_in_interval_mode_jumps_also_when_the_next_start_syncs_every_group);
+    RUN(test_a_damaged_only_checkpoint_is_made_up_for_by_the_whole_log);
+    RUN(test_serializable_reads_in_frames_go_on_after_the_log_failed);
+    RUN(test_a_read_of_the_newest_state_is_answered_though_compaction_overtakes_its_place);
+    RUN(test_a_creation_interrupted_twice_is_begun_again);
+    RUN(test_what_is_queued_when_a_stepped_store_is_dropped_is_answered);
     RUN(test_a_store_under_random_faults_keeps_all_it_acknowledged_and_invents_nothing);
     TESTS_END;
 }

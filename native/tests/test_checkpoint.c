@@ -166,6 +166,9 @@ static void test_in_interval_mode_the_log_is_synced_first(void) {
     options.interval_ms = 1000;
     struct bp_store *store = test_must_open(sim, &options);
     fill(store, 1, 100);
+    bp_step_tick(store); /* the interval's first sync is behind us */
+    (void)bp_step_drive(store);
+    fill(store, 101, 100);
     must_checkpoint(store);
     uint64_t revision = store->next_revision;
     uint64_t hash[2], after[2];
@@ -243,10 +246,12 @@ static void test_the_cut_is_exact_whatever_is_written_meanwhile(void) {
     CHECK(between.times > 4);
     bp_store_abandon(store);
     bp_sim_power_cut(sim, 0);
-    options.interval_ms = 0; /* or the revision would jump */
     store = test_must_open(sim, &options);
     CHECK(store->recovery_checkpoint_keys == 60000);
-    state_must_equal(before, state_of(store));
+    struct bp_buffer after = state_of(store);
+    CHECK(bp_get_u64(after.data) > bp_get_u64(before.data)); /* jumped, as the stop was not clean */
+    bp_put_u64(after.data, bp_get_u64(before.data));
+    state_must_equal(before, after);
     bp_store_abandon(store);
     bp_sim_free(sim);
 }
@@ -284,11 +289,22 @@ static void test_a_damaged_newest_one_leads_to_the_one_before(void) {
     bp_sim_free(sim);
 }
 
+/* A log that no longer reaches back to its first entry cannot stand in for them. */
 static void test_both_damaged_is_corruption_and_touches_nothing(void) {
     struct bp_sim *sim = bp_sim_new(9);
     struct bp_options options = test_options();
     struct bp_store *store = test_must_open(sim, &options);
     char paths[2][4224];
+    uint64_t deleted;
+    fill(store, 9, 10);
+    bp_store_abandon(store);
+    store = test_must_open(sim, &options); /* the log goes on in a second segment */
+    CHECK(test_delete_range(store, "", "~", &deleted) == BP_OK);
+    CHECK(test_compact(store, atomic_load(&store->revision)) == BP_OK);
+    while (dir_use(store, ".log").files > 1) {
+        must_checkpoint(store);
+        clean_all(store);
+    }
     for (uint32_t i = 0; i < 2; i++) {
         fill(store, i, 100);
         must_checkpoint(store);

@@ -70,7 +70,7 @@ def _pytest(tree: Path, mutation: Mutation, test: str) -> subprocess.CompletedPr
     shutil.copytree(ROOT / "daemon", tree / "daemon", copy_function=shutil.copy2)
     _break(tree, mutation)
     env = os.environ | {"PYTHONPATH": str(tree / "daemon"), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", test]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", test]
     return _run(command, cwd=ROOT, env=env)
 
 

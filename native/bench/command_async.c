@@ -1,10 +1,12 @@
 /*
- * async: puts submitted by one thread that never waits for a single one: a window of them is open, in requests of --batch.
+ * async: puts submitted by one thread that never waits for a single one: a window of them is open,
+ * in requests of --batch.
  *
  *   pass 0   every key is new             (random order, or ascending)
  *   pass 1   every key gets a new value   (another random order, or ascending again)
  *
- * Bytes to disk are the log's, and what the kernel says this process wrote (checkpoints and cleaning included).
+ * Bytes to disk are the log's, and what the kernel says this process wrote (checkpoints and
+ * cleaning included).
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -14,7 +16,10 @@
 #include "feed.h"
 #include "record.h"
 
-/* write_bytes of /proc/self/io: bytes this process caused to be sent to storage. 0 where there is none. */
+/*
+ * write_bytes of /proc/self/io: bytes this process caused to be sent to storage. 0 where there is
+ * none.
+ */
 static uint64_t disk_bytes(void) {
     FILE *file = fopen("/proc/self/io", "re");
     char line[128];

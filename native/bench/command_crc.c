@@ -1,4 +1,7 @@
-/* crc: CRC32C over blocks of one size that lie in the CPU's cache, the sum of all fed on so that none can be left out. */
+/*
+ * crc: CRC32C over blocks of one size that lie in the CPU's cache, the sum of all fed on so that
+ * none can be left out.
+ */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,5 +1,6 @@
 /*
- * get: point reads of random keys that all exist, the value copied out and its checksum verified by the store.
+ * get: point reads of random keys that all exist, the value copied out and its checksum verified by
+ * the store.
  *
  *   thread   bp_get(random key) -> check size, and that the value is that key's -> ...
  */

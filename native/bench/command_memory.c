@@ -1,10 +1,12 @@
 /*
- * memory: what the index takes beside the keys themselves, each key with one version and a lease, nothing in history.
+ * memory: what the index takes beside the keys themselves, each key with one version and a lease,
+ * nothing in history.
  *
  *   open, leases, RSS  ->  fill  ->  compact to the newest revision  ->  RSS
  *
- * Two figures: what the index says of itself, and what the process grew by, less the keys, less what else is known to have grown
- * (history). The first is judged; the second shows that it does not lie.
+ * Two figures: what the index says of itself, and what the process grew by, less the keys, less
+ * what else is known to have grown (history). The first is judged; the second shows that it does
+ * not lie.
  */
 #include <malloc.h>
 #include <poll.h>

@@ -1,5 +1,6 @@
 /*
- * put: durable puts, each thread waiting for its own; what one thread waits is encode + queue + append + sync + apply.
+ * put: durable puts, each thread waiting for its own; what one thread waits is encode + queue +
+ * append + sync + apply.
  *
  *   thread  encode -> bp_execute ................................. -> encode -> ...
  *                     |  driver role: [group of all that wait] append, sync, apply

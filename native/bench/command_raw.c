@@ -1,5 +1,6 @@
 /*
- * raw: the floor under a durable put: pwrite and fdatasync of the same size into a file prepared the same way, nothing else.
+ * raw: the floor under a durable put: pwrite and fdatasync of the same size into a file prepared
+ * the same way, nothing else.
  *
  *   offset 4096 + size, + size ...   up to 64 MiB, then the next file, as the log's segments
  */

@@ -1,10 +1,14 @@
 /*
- * recover: how long opening takes after a kill, the data in the page cache, as after any crash of a process.
+ * recover: how long opening takes after a kill, the data in the page cache, as after any crash of a
+ * process.
  *
- *   child 0    fill with every key; with --checkpoint close, open without threads, write a checkpoint; SIGKILL itself
+ *   child 0
+ *       fill with every key; with --checkpoint close, open without threads, write a checkpoint;
+ *       SIGKILL itself
  *   child 1..  open (timed), read some keys, report through a pipe; SIGKILL itself
  *
- * Every open but the first therefore also follows an unclean end. Without --checkpoint no checkpoint is ever written.
+ * Every open but the first therefore also follows an unclean end. Without --checkpoint no
+ * checkpoint is ever written.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -105,7 +109,10 @@ static int open_once(const struct settings *settings, struct opened *opened) {
     return 0;
 }
 
-/* Runs one child, which dies by SIGKILL where it stands; `opened` is NULL for the filling one. 0, or an exit status. */
+/*
+ * Runs one child, which dies by SIGKILL where it stands; `opened` is NULL for the filling one. 0,
+ * or an exit status.
+ */
 static int run_child(const struct settings *settings, struct opened *opened) {
     int ends[2], status;
     if (pipe(ends) != 0) {

@@ -1,7 +1,10 @@
 /*
- * scan: pages of --limit keys with their values from a random key on, as a ScanRequest answers them.
+ * scan: pages of --limit keys with their values from a random key on, as a ScanRequest answers
+ * them.
  *
- *   thread   bp_call_wire(Scan {start: random key, limit}) -> the reply holds at least limit values' bytes -> ...
+ *   thread
+ *       bp_call_wire(Scan {start: random key, limit}) -> the reply holds at least limit values'
+ *       bytes -> ...
  */
 #include <stdio.h>
 #include <stdlib.h>

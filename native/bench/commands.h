@@ -1,4 +1,7 @@
-/* The commands: each measures one work in the scratch directory and prints its records. 0 or an exit status. */
+/*
+ * The commands: each measures one work in the scratch directory and prints its records. 0 or an
+ * exit status.
+ */
 #ifndef BENCH_COMMANDS_H
 #define BENCH_COMMANDS_H
 

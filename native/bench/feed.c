@@ -1,7 +1,8 @@
 /*
  * The feed, one thread:
  *
- *   encode, submit ... until `window` puts are open --> poll the queue's eventfd --> take answers, each checked --> encode ...
+ *   encode, submit ... until `window` puts are open --> poll the queue's eventfd --> take answers,
+ *   each checked --> encode ...
  */
 #include "feed.h"
 

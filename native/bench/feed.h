@@ -17,7 +17,8 @@ struct bench_place {
 void bench_place(struct bench_place *place, const struct settings *settings, const char *name);
 
 /*
- * Puts in flight: `first`..`first + count` of an order of keys, in requests of `batch` puts, at most `window` puts open. Returns 0 or an exit status.
+ * Puts in flight: `first`..`first + count` of an order of keys, in requests of `batch` puts, at
+ * most `window` puts open. Returns 0 or an exit status.
  */
 struct feed {
     enum bench_order order;

@@ -1,4 +1,7 @@
-/* Latencies: a histogram of nanoseconds with a relative error of at most 1/256, fixed size, no allocation. */
+/*
+ * Latencies: a histogram of nanoseconds with a relative error of at most 1/256, fixed size, no
+ * allocation.
+ */
 #ifndef BENCH_HISTOGRAM_H
 #define BENCH_HISTOGRAM_H
 

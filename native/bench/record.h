@@ -1,4 +1,7 @@
-/* One result: a work's name and what was measured, printed as a line for people or as one JSON object. */
+/*
+ * One result: a work's name and what was measured, printed as a line for people or as one JSON
+ * object.
+ */
 #ifndef BENCH_RECORD_H
 #define BENCH_RECORD_H
 

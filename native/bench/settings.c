@@ -1,5 +1,6 @@
 /*
- * Options, one table: name, kind, where the value goes, what it means. Every option takes a value except switches.
+ * Options, one table: name, kind, where the value goes, what it means. Every option takes a value
+ * except switches.
  *
  *   --threads 64   --seconds 2.5   --order ascending   --json
  */

@@ -17,8 +17,8 @@ struct settings {
     uint32_t threads;
     double seconds; /* how long to measure */
     double warmup;  /* before that, not counted */
-    uint64_t
-        count; /* operations, where a command counts them instead of seconds; 0: its own default */
+    /* Operations, where a command counts them instead of seconds; 0: its own default. */
+    uint64_t count;
     uint64_t keys; /* in the keyspace */
     uint32_t key_size, value_size;
     uint32_t batch;   /* puts in one request */

@@ -1,8 +1,8 @@
 /*
  *   barrier | warm-up, not counted | counted, `seconds` | stop
  *
- * Each thread reads the clock twice an operation and decides by itself in which part it is: an operation counts when it began and ended
- * in the counted part.
+ * Each thread reads the clock twice an operation and decides by itself in which part it is: an
+ * operation counts when it began and ended in the counted part.
  */
 #include "team.h"
 
@@ -67,7 +67,9 @@ static bool make_workers(struct team *team, struct member *members, uint32_t n, 
     return true;
 }
 
-/* Threads wait at the barrier, which counts this one too, so that none starts before all are there. */
+/*
+ * Threads wait at the barrier, which counts this one too, so that none starts before all are there.
+ */
 static void run_threads(struct team *team, const struct settings *settings, struct member *members,
                         struct team_result *result) {
     uint32_t n = settings->threads;

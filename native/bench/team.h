@@ -1,4 +1,7 @@
-/* Threads that do one operation over and over until the time is up, their latencies in one histogram. */
+/*
+ * Threads that do one operation over and over until the time is up, their latencies in one
+ * histogram.
+ */
 #ifndef BENCH_TEAM_H
 #define BENCH_TEAM_H
 
@@ -8,7 +11,10 @@
 #include "histogram.h"
 #include "settings.h"
 
-/* One thread's state: made before the clock starts, freed after it stops. NULL: it could not be made. */
+/*
+ * One thread's state: made before the clock starts, freed after it stops. NULL: it could not be
+ * made.
+ */
 struct worker_type {
     void *(*make)(void *shared, uint32_t thread);
     /* One operation; false, having said why, ends the run as failed. */

@@ -1,5 +1,6 @@
 /*
- * shuffle: a Feistel network of four rounds over the smallest even number of bits that holds n, walked until it lands below n.
+ * shuffle: a Feistel network of four rounds over the smallest even number of bits that holds n,
+ * walked until it lands below n.
  *
  *        L | R      ->   R | L ^ hash(R, round)
  */

@@ -1,8 +1,11 @@
 /*
- * What is written: keys by number, values that belong to their key, and orders of keys that never depend on the clock.
+ * What is written: keys by number, values that belong to their key, and orders of keys that never
+ * depend on the clock.
  *
- *   key    [ 8 bytes: the number, big-endian, so that byte order is numeric order ][ '.' to the size ]
- *   value  bytes of one random block, starting at a place that the key's number picks: no two neighbours alike, nothing compressible
+ *   key
+ *       [ 8 bytes: the number, big-endian, so that byte order is numeric order ][ '.' to the size ]
+ *   value  bytes of one random block, starting at a place that the key's number picks: no two
+ *   neighbours alike, nothing compressible
  */
 #ifndef BENCH_WORKLOAD_H
 #define BENCH_WORKLOAD_H

@@ -3,7 +3,8 @@
  *
  *   input   [u8 mode][bytes]
  *     mode 0   HEADER payload      mode 1   KEYS payload, records as they are
- *     mode 2   KEYS payload, the checksum of the first value made right     mode 3   TRAILER payload
+ *     mode 2   KEYS payload, the checksum of the first value made right     mode 3
+ *         TRAILER payload
  *
  * Whatever is accepted lies inside what was given and says the same when it is encoded again.
  */

@@ -3,12 +3,15 @@
  *
  *   input   [u8 mode][bytes]
  *     mode 0   a segment header block (padded with zeros)           bp_segment_header_decode
- *     mode 1   as mode 0, with the CRC made right                    so that what lies behind it is reached
- *     mode 2   bytes with frames, salt in the first 8                bp_frame_decode at every 8 bytes, records
+ *     mode 1   as mode 0, with the CRC made right
+ *         so that what lies behind it is reached
+ *     mode 2   bytes with frames, salt in the first 8
+ *         bp_frame_decode at every 8 bytes, records
  *     mode 3   as mode 2, with the first frame's CRC made right
  *     mode 4   a frame body                                          bp_frame_next_record
  *
- * Whatever is accepted must say the same when it is encoded again, lie inside what was given, and end.
+ * Whatever is accepted must say the same when it is encoded again, lie inside what was given, and
+ * end.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,6 @@
 /*
- * Writes the seed corpus of fuzz_frame: a real segment's header and frames, made by the log itself on a simulated disk.
+ * Writes the seed corpus of fuzz_frame: a real segment's header and frames, made by the log itself
+ * on a simulated disk.
  *
  *   make_corpus_frame DIRECTORY        the files are the same at every run
  */

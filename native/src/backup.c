@@ -1,14 +1,18 @@
 /*
  * Making a backup while the store serves (backup.h draws the file).
  *
- *   new     under `apply`: pin the newest revision; copy who we are, leases, request ids        writers wait for this copy only
- *   next    [header] -> [leases].. -> [request ids].. -> [keys].. -> [trailer]      one block at a time, handed out in the caller's pieces
+ *   new     under `apply`: pin the newest revision; copy who we are, leases, request ids
+ *       writers wait for this copy only
+ *   next    [header] -> [leases].. -> [request ids].. -> [keys].. -> [trailer]
+ *       one block at a time, handed out in the caller's pieces
  *
- * Keys are walked at the pinned revision, a step at a time: gather keys, read their values, both inside one read section, so that the
- * cleaner takes no segment away in between. What is written later has a higher revision and is not seen; what the pin holds is not trimmed.
+ * Keys are walked at the pinned revision, a step at a time: gather keys, read their values, both
+ * inside one read section, so that the cleaner takes no segment away in between. What is written
+ * later has a higher revision and is not seen; what the pin holds is not trimmed.
  *
- * Invariants: at most one block is in memory; the pin ends with bp_backup_free (how long it may stand is the caller's to limit);
- * an error is final, so that a stream that was cut short never gets a trailer.
+ * Invariants: at most one block is in memory; the pin ends with bp_backup_free (how long it may
+ * stand is the caller's to limit); an error is final, so that a stream that was cut short never
+ * gets a trailer.
  */
 #include "backup.h"
 

@@ -1,19 +1,26 @@
 /*
  * The backup file: all of a store at one revision, values included, independent of where they lay.
  *
- *   file     [HEADER][LEASES]*[REQUEST_IDS]*[KEYS]*[TRAILER]        blocks of a checkpoint (checkpoint.h): CRC32C, size, section, number
+ *   file     [HEADER][LEASES]*[REQUEST_IDS]*[KEYS]*[TRAILER]
+ *       blocks of a checkpoint (checkpoint.h): CRC32C, size, section, number
  *
- *   HEADER   0 magic[8] "BPBACKUP"  8 u32 format version  12 u32 zero  16 store id[16]  32 u64 revision  40 u64 compaction revision
- *           48 u64 made at, Unix milliseconds  56 CONFIG payload (system.h), which holds the cluster id
+ *   HEADER   0 magic[8] "BPBACKUP"  8 u32 format version  12 u32 zero  16 store id[16]
+ *       32 u64 revision  40 u64 compaction revision
+ *           48 u64 made at, Unix milliseconds  56 CONFIG payload (system.h), which holds the
+ *           cluster id
  *   LEASES, REQUEST_IDS      as in a checkpoint
  *   KEYS     records, keys ascending, each whole in one block:
- *            0 u64 revision  8 u64 create_revision  16 u64 lease  24 u32 version  28 u32 value size  32 u32 value's checksum
+ *            0 u64 revision  8 u64 create_revision  16 u64 lease  24 u32 version  28 u32 value size
+ *            32 u32 value's checksum
  *           36 u16 stored key size  38 u16 zero  40 key, value
- *            The checksum is the one the store keeps (value.h): of the value, or above 64 KiB of its table of chunk CRCs.
- *   TRAILER  0 u64 leases, request ids, keys, value bytes, blocks before it, size of the file  48 u32 CRC32C over all other blocks' CRCs
+ *            The checksum is the one the store keeps (value.h): of the value, or above 64 KiB of
+ *            its table of chunk CRCs.
+ *   TRAILER  0 u64 leases, request ids, keys, value bytes, blocks before it, size of the file  48
+ *   u32 CRC32C over all other blocks' CRCs
  *           52 u32 zero
  *
- * A key appears once, as of the backup's revision: history and deleted keys are not part of a backup. Without its trailer a file is not one.
+ * A key appears once, as of the backup's revision: history and deleted keys are not part of a
+ * backup. Without its trailer a file is not one.
  */
 #ifndef BP_BACKUP_H
 #define BP_BACKUP_H
@@ -59,23 +66,31 @@ struct bp_backup_totals {
     uint32_t chain;
 };
 
-/* ---- backup_codec.c: bytes <-> records; pure, fuzzed ------------------------------------------------------------------------ */
+/* ---- backup_codec.c: bytes <-> records; pure, fuzzed ----------------------------------------- */
 
 void bp_backup_header_encode(const struct bp_backup_header *header, struct bp_buffer *out);
-/* FORMAT_UNSUPPORTED's code for a newer format, else DATA_LOSS; no message, the caller knows the file. */
+/*
+ * FORMAT_UNSUPPORTED's code for a newer format, else DATA_LOSS; no message, the caller knows the
+ * file.
+ */
 int bp_backup_header_decode(struct bp_slice payload, struct bp_backup_header *header,
                             uint32_t *format);
 /* Everything of a record but the value's bytes; returns room for these, or NULL (out->failed). */
 uint8_t *bp_backup_key_encode(struct bp_slice key, const struct bp_version *version,
                               struct bp_buffer *out);
-/* Takes one record off the front: 1, 0 at the end, -1 malformed. The value's checksum is verified. */
+/*
+ * Takes one record off the front: 1, 0 at the end, -1 malformed. The value's checksum is verified.
+ */
 int bp_backup_key_next(struct bp_slice *payload, struct bp_backup_key *key);
 void bp_backup_trailer_encode(const struct bp_backup_totals *totals, struct bp_buffer *out);
 bool bp_backup_trailer_decode(struct bp_slice payload, struct bp_backup_totals *totals);
 
-/* ---- backup_file.c: reading one ---------------------------------------------------------------------------------------------- */
+/* ---- backup_file.c: reading one -------------------------------------------------------------- */
 
-/* What is found, in the order of the file; each may be NULL. A non-zero return stops and is returned. */
+/*
+ * What is found, in the order of the file; each may be NULL. A non-zero return stops and is
+ * returned.
+ */
 struct bp_backup_visitor {
     void *arg;
     int (*header)(void *arg, const struct bp_backup_header *header, struct bp_error *err);
@@ -84,8 +99,8 @@ struct bp_backup_visitor {
     int (*key)(void *arg, const struct bp_backup_key *key, struct bp_error *err);
 };
 /*
- * Read a whole backup and verify every byte of it. What is visited counts only once this returned BP_OK. DATA_LOSS/STORE_CORRUPT with the
- * offset; FAILED_PRECONDITION/FORMAT_UNSUPPORTED.
+ * Read a whole backup and verify every byte of it. What is visited counts only once this returned
+ * BP_OK. DATA_LOSS/STORE_CORRUPT with the offset; FAILED_PRECONDITION/FORMAT_UNSUPPORTED.
  */
 int bp_backup_read(struct bp_disk *disk, const char *path, const struct bp_backup_visitor *visitor,
                    struct bp_error *err);

@@ -1,5 +1,7 @@
-/* The records of a backup as bytes (backup.h has every layout). Pure: the fuzzer runs exactly this. Nothing of a length is believed
- * before it was checked against what is left. */
+/*
+ * The records of a backup as bytes (backup.h has every layout). Pure: the fuzzer runs exactly this.
+ * Nothing of a length is believed before it was checked against what is left.
+ */
 #include "backup.h"
 
 #include <string.h>

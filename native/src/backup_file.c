@@ -1,9 +1,11 @@
 /*
  * Reading a backup (backup.h draws it), each byte verified:
  *
- *   block: CRC32C, number   record: lengths, value's checksum   order: sections, keys   trailer: totals, chain of CRCs, size of the file
+ *   block: CRC32C, number   record: lengths, value's checksum   order: sections, keys
+ *       trailer: totals, chain of CRCs, size of the file
  *
- * Invariant: a visitor sees only records of blocks whose CRC held, keys strictly ascending. That the file is whole is known at the end.
+ * Invariant: a visitor sees only records of blocks whose CRC held, keys strictly ascending. That
+ * the file is whole is known at the end.
  */
 #include "backup.h"
 

@@ -1,7 +1,8 @@
 /*
  * A bare store (see bare_store.h): the parts that apply, checkpoints and values work on.
  *
- *   has     segments, index, leases, request ids, hub, pins, locks          options.manual is set: nothing here rests or wakes
+ *   has     segments, index, leases, request ids, hub, pins, locks
+ *       options.manual is set: nothing here rests or wakes
  *   hasn't  driver, keeper, readers, reserve; a log only if the owner opens one
  */
 #include "bare_store.h"

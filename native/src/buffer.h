@@ -1,4 +1,7 @@
-/* A growing byte buffer that remembers having run out of memory, so that writers check once at the end. */
+/*
+ * A growing byte buffer that remembers having run out of memory, so that writers check once at the
+ * end.
+ */
 #ifndef BP_BUFFER_H
 #define BP_BUFFER_H
 

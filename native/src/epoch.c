@@ -4,19 +4,24 @@
  *   current     6        7        8              readers[0]  entered at 6, 8, ..
  *   enters in   [0]      [1]      [0]            readers[1]  entered at 7, 9, ..
  *
- *   6 -> 7 waits for readers[1] to drain (entered at 5), 7 -> 8 for readers[0] (entered at 6). So a ticket taken at
+ *   6 -> 7 waits for readers[1] to drain (entered at 5), 7 -> 8 for readers[0] (entered at 6). So a
+ *   ticket taken at
  *   6 has passed at 8: everybody who entered at 5 or 6, that is before the ticket, has left.
  *
- * Invariants: a reader counts in readers[e & 1] only after it saw `current` unchanged at e while it was counted (else it steps back and
- * tries again), so no reader of e is missed by the advance e+1 -> e+2. All operations are sequentially consistent: the
- * reader's "count, then look" against the keeper's "move on, then count" needs it.
+ * Invariants: a reader counts in readers[e & 1] only after it saw `current` unchanged at e while it
+ * was counted (else it steps back and tries again), so no reader of e is missed by the advance e+1
+ * -> e+2. All operations are sequentially consistent: the reader's "count, then look" against the
+ * keeper's "move on, then count" needs it.
  */
 #include "epoch.h"
 
 #include <assert.h>
 
 uint32_t bp_epoch_enter(struct bp_epoch *epoch) {
-    /* Goes round again only when the keeper advanced in between, which it does a few times a second. */
+    /*
+     * Goes round again only when the keeper advanced in between, which it does a few times a
+     * second.
+     */
     for (;;) {
         uint64_t now = atomic_load(&epoch->current);
         uint32_t token = (uint32_t)(now & 1u);

@@ -1,8 +1,10 @@
 /*
- * Errors: one code a caller can act on (the numbers are gRPC's), one stable reason, one sentence for people.
+ * Errors: one code a caller can act on (the numbers are gRPC's), one stable reason, one sentence
+ * for people.
  *
- * Every fallible function returns an int that is BP_OK or a bp_code, and fills `struct bp_error` when it is not
- * BP_OK. `reason` is part of the public contract (google.rpc.ErrorInfo.reason): never renamed, only added.
+ * Every fallible function returns an int that is BP_OK or a bp_code, and fills `struct bp_error`
+ * when it is not BP_OK. `reason` is part of the public contract (google.rpc.ErrorInfo.reason):
+ * never renamed, only added.
  */
 #ifndef BP_ERROR_H
 #define BP_ERROR_H
@@ -84,7 +86,10 @@ int bp_fail(struct bp_error *err, int code, int reason, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 int bp_fail_field(struct bp_error *err, int code, int reason, const char *field, const char *fmt,
                   ...) __attribute__((format(printf, 5, 6)));
-/* From a negative errno: ENOSPC and EDQUOT become RESOURCE_EXHAUSTED/DISK_FULL, ENOMEM OUT_OF_MEMORY, the rest IO_FAILED. */
+/*
+ * From a negative errno: ENOSPC and EDQUOT become RESOURCE_EXHAUSTED/DISK_FULL, ENOMEM
+ * OUT_OF_MEMORY, the rest IO_FAILED.
+ */
 int bp_fail_io(struct bp_error *err, int negative_errno, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 /* bp_reason_name (bedplate.h): the public string of a reason; "NONE" for an unknown number. */

@@ -1,18 +1,20 @@
-/* Failpoints from text; the grammar is in io.h. They exist for tests: the daemon arms them only from its environment, and says so. */
+/*
+ * Failpoints from text; the grammar is in io.h. They exist for tests: the daemon arms them only
+ * from its environment, and says so.
+ */
 #include <stdlib.h>
 #include <string.h>
 
 #include "error.h"
 #include "io.h"
 
-static int malformed(struct bp_error *err, const char *at, const char *what)
-{
-    return bp_fail_field(err, BP_INVALID_ARGUMENT, BP_REASON_FIELD_INVALID, "failpoints", "\"%.60s\": %s", at, what);
+static int malformed(struct bp_error *err, const char *at, const char *what) {
+    return bp_fail_field(err, BP_INVALID_ARGUMENT, BP_REASON_FIELD_INVALID, "failpoints",
+                         "\"%.60s\": %s", at, what);
 }
 
 /* The text up to one of `stops` into `out`; NULL when it does not fit. */
-static const char *take(const char *text, const char *stops, char *out, size_t size)
-{
+static const char *take(const char *text, const char *stops, char *out, size_t size) {
     size_t n = strcspn(text, stops);
     if (n == 0 || n >= size) {
         return NULL;
@@ -22,8 +24,7 @@ static const char *take(const char *text, const char *stops, char *out, size_t s
     return text + n;
 }
 
-static const char *take_number(const char *text, char mark, uint64_t *value)
-{
+static const char *take_number(const char *text, char mark, uint64_t *value) {
     if (*text != mark) {
         return text;
     }
@@ -32,8 +33,7 @@ static const char *take_number(const char *text, char mark, uint64_t *value)
     return end;
 }
 
-static int arm_one(struct bp_disk *disk, const char **text, struct bp_error *err)
-{
+static int arm_one(struct bp_disk *disk, const char **text, struct bp_error *err) {
     char site[48], fault[24];
     const char *begin = *text;
     const char *at = take(begin, "=;", site, sizeof site);
@@ -62,8 +62,7 @@ static int arm_one(struct bp_disk *disk, const char **text, struct bp_error *err
     return BP_OK;
 }
 
-int bp_disk_arm_text(struct bp_disk *disk, const char *text, struct bp_error *err)
-{
+int bp_disk_arm_text(struct bp_disk *disk, const char *text, struct bp_error *err) {
     int code = BP_OK;
     while (code == BP_OK && *text != 0) {
         if (*text == ';') {

@@ -2,13 +2,14 @@
  * fsck: explains a directory, one line each, and changes nothing in it (see fsck.h).
  *
  *   store 3f..    format 1
- *   checkpoint 000000000000002a.ckpt: good, index 42, revision 90, 17 keys, replay from 00000003.log:8192
- *   segment 00000001.log: good, ...
+ *   checkpoint 000000000000002a.ckpt: good, index 42, revision 90, 17 keys, replay from
+ *   00000003.log:8192 segment 00000001.log: good, ...
  *   segment 00000003.log: DAMAGED at offset 8192 (to 8704), ...
  *   open: ...         what a start would do: it is tried, by the engine itself, on an overlay
  *   advice: ...
  *
- * Sound: everything that counts matches its checksums and the store would open. A torn tail is sound: nobody was promised it.
+ * Sound: everything that counts matches its checksums and the store would open. A torn tail is
+ * sound: nobody was promised it.
  */
 #include "fsck.h"
 

@@ -1,15 +1,17 @@
 /*
  * Making a store offline (see image.h):
  *
- *   <dir>/restoring       first in, last out; both made durable by a sync of the directory before anything follows
+ *   <dir>/restoring
+ *       first in, last out; both made durable by a sync of the directory before anything follows
  *         LOCK            held all the while
  *         %08x.set ...    values, one settled segment at a time through a buffer of its size
  *         %08x.log        an empty log that begins with a HARDSTATE frame; replay starts behind it
  *         %016x.ckpt      everything else
  *         STORE
  *
- * Invariants: a directory with `restoring` in it never opens as a store; without it, everything above is durable. The log does not
- * reach back to index 1, so a store that later loses its checkpoints is corrupt, and not empty.
+ * Invariants: a directory with `restoring` in it never opens as a store; without it, everything
+ * above is durable. The log does not reach back to index 1, so a store that later loses its
+ * checkpoints is corrupt, and not empty.
  */
 #include "image.h"
 
@@ -127,7 +129,10 @@ static int note_removal(void *arg, const char *name) {
     return removal->n == REMOVE_BATCH;
 }
 
-/* Best effort: everything there is ours, the directory was empty. The marker goes only when the rest is gone for good. */
+/*
+ * Best effort: everything there is ours, the directory was empty. The marker goes only when the
+ * rest is gone for good.
+ */
 static void remove_all(struct bp_image *image) {
     struct removal removal;
     bool gone = true;

@@ -7,9 +7,9 @@
  *                            /      \
  *            [a, c) last: itself   [f, z) last: itself
  *
- * Invariants: ordered by (start, serial), heap by priority, serials differ; `last` of a node is the interval with the greatest end
- * in its subtree. Priorities are a hash of the serial, so the tree's depth is O(log n) whatever ranges clients choose, and the
- * recursions below are as shallow.
+ * Invariants: ordered by (start, serial), heap by priority, serials differ; `last` of a node is the
+ * interval with the greatest end in its subtree. Priorities are a hash of the serial, so the tree's
+ * depth is O(log n) whatever ranges clients choose, and the recursions below are as shallow.
  */
 #include "interval.h"
 

@@ -1,10 +1,13 @@
 /*
- * Intervals: sets of key ranges, asked which of them hold a key. What the watches of a store are found by.
+ * Intervals: sets of key ranges, asked which of them hold a key. What the watches of a store are
+ * found by.
  *
  *   [k, k+0)   one key       hash of the key -> chain
- *   [a, z)     a range       treap by (start, serial), each node knowing the interval of its subtree that ends last
+ *   [a, z)     a range
+ *       treap by (start, serial), each node knowing the interval of its subtree that ends last
  *
- * Intrusive: the caller owns the nodes, so adding cannot fail. A look-up costs O(log n + found). One thread at a time.
+ * Intrusive: the caller owns the nodes, so adding cannot fail. A look-up costs O(log n + found).
+ * One thread at a time.
  */
 #ifndef BP_INTERVAL_H
 #define BP_INTERVAL_H
@@ -34,7 +37,10 @@ struct bp_intervals {
     struct bp_interval *first_chains[BP_INTERVALS_FIRST];
 };
 
-/* `seed` should be random: chains cannot be made long on purpose then. The set must not move in memory. */
+/*
+ * `seed` should be random: chains cannot be made long on purpose then. The set must not move in
+ * memory.
+ */
 void bp_intervals_init(struct bp_intervals *set, uint64_t seed);
 /* The nodes stay the caller's. */
 void bp_intervals_destroy(struct bp_intervals *set);

@@ -1,10 +1,13 @@
 /*
- * bp_io: the only door to files and time. The engine never calls the operating system behind it, so that failpoints, the
- * power-cut tests and the cluster simulator run the production code on another disk and another clock.
+ * bp_io: the only door to files and time. The engine never calls the operating system behind it, so
+ * that failpoints, the power-cut tests and the cluster simulator run the production code on another
+ * disk and another clock.
  *
- *   engine --> bp_disk (names the persistence step, failpoints, counts) --> bp_io (POSIX | simulated)
+ *   engine --> bp_disk (names the persistence step, failpoints, counts) --> bp_io (POSIX |
+ *   simulated)
  *
- * Every function returns >= 0, or a negative errno. Transfers may be short; EINTR never leaves bp_io. Offsets and sizes are bytes.
+ * Every function returns >= 0, or a negative errno. Transfers may be short; EINTR never leaves
+ * bp_io. Offsets and sizes are bytes.
  */
 #ifndef BP_IO_H
 #define BP_IO_H
@@ -30,10 +33,14 @@ struct bp_io {
     int (*unlink)(void *ctx, const char *path);
     int (*mkdir)(void *ctx, const char *path); /* mode 0700; -EEXIST if there */
     int (*sync_dir)(void *ctx, const char *path);
-    /* Calls `each` for every plain file name in the directory, in no order; stops on a non-zero return, which is returned. */
+    /*
+     * Calls `each` for every plain file name in the directory, in no order; stops on a non-zero
+     * return, which is returned.
+     */
     int (*list)(void *ctx, const char *path, int (*each)(void *arg, const char *name), void *arg);
     int (*space)(void *ctx, const char *path, uint64_t *free_bytes, uint64_t *total_bytes);
-    int (*lock)(void *ctx, int fd); /* exclusive, non-blocking, released by close; -EWOULDBLOCK if held */
+    /* exclusive, non-blocking, released by close; -EWOULDBLOCK if held */
+    int (*lock)(void *ctx, int fd);
     uint64_t (*clock_boot_ns)(void *ctx); /* CLOCK_BOOTTIME */
     uint64_t (*clock_real_ns)(void *ctx);
     int (*random)(void *ctx, void *buf, size_t n);
@@ -42,7 +49,7 @@ struct bp_io {
 /* The real one. Needs no clean-up. */
 void bp_io_posix(struct bp_io *io);
 
-/* ---- bp_disk: bp_io with named persistence steps ------------------------------------------------------------------ */
+/* ---- bp_disk: bp_io with named persistence steps --------------------------------------------- */
 
 /* X(NAME, "config name"): every step at which data or its directory entry becomes durable. */
 #define BP_SITES(X)                                                                                \
@@ -103,35 +110,44 @@ struct bp_disk *bp_disk_new(const struct bp_io *io);
 void bp_disk_free(struct bp_disk *disk);
 const struct bp_io *bp_disk_io(const struct bp_disk *disk);
 /*
- * Arm `site`: from the `first`-th hit (1-based, counted from now) on, `times` hits (0: for ever) suffer `fault`. BP_FAULT_NONE
- * disarms. FLIP needs a site that reads (its name ends in "read") and flips bit `arg` modulo the bits read; SHORT at a step that
- * is not a write is a CRASH. 0, or -EINVAL for an unknown site or fault, first = 0, or a FLIP that could not happen.
+ * Arm `site`: from the `first`-th hit (1-based, counted from now) on, `times` hits (0: for ever)
+ * suffer `fault`. BP_FAULT_NONE disarms. FLIP needs a site that reads (its name ends in "read") and
+ * flips bit `arg` modulo the bits read; SHORT at a step that is not a write is a CRASH. 0, or
+ * -EINVAL for an unknown site or fault, first = 0, or a FLIP that could not happen.
  */
 int bp_disk_arm(struct bp_disk *disk, int site, int fault, uint64_t first, uint64_t times,
                 uint64_t arg);
 /*
- * With `on`, a crash fault (SHORT, CRASH, CRASH_AFTER) kills no process: its step and every later step that would change
- * the disk fail with -EIO, as if the power had gone; reads go on. For simulated disks. Off gives the power back.
+ * With `on`, a crash fault (SHORT, CRASH, CRASH_AFTER) kills no process: its step and every later
+ * step that would change the disk fail with -EIO, as if the power had gone; reads go on. For
+ * simulated disks. Off gives the power back.
  */
 void bp_disk_set_crash_is_error(struct bp_disk *disk, int on);
 /* How often `site` was reached since the disk was made, faulty or not. 0 for an unknown site. */
 uint64_t bp_disk_hits(const struct bp_disk *disk, int site);
 /* How many hits suffered an armed fault, at all sites. */
 uint64_t bp_disk_faults(const struct bp_disk *disk);
-/* Config names to numbers, -1 if unknown: "log.sync" -> BP_SITE_LOG_SYNC, "crash_after" -> BP_FAULT_CRASH_AFTER. */
+/*
+ * Config names to numbers, -1 if unknown: "log.sync" -> BP_SITE_LOG_SYNC, "crash_after" ->
+ * BP_FAULT_CRASH_AFTER.
+ */
 int bp_site_from_name(const char *name);
 int bp_fault_from_name(const char *name);
 const char *bp_site_name(int site);
 /*
- * failpoint.c: arm from text "site=fault[@first][xtimes][:arg]" joined by ";", e.g. "log.sync=eio@3;log.write=slow@1x10:200".
- * first defaults to 1, times to 1 (0: for ever). INVALID_ARGUMENT/FIELD_INVALID naming what is wrong.
+ * failpoint.c: arm from text "site=fault[@first][xtimes][:arg]" joined by ";", e.g.
+ * "log.sync=eio@3;log.write=slow@1x10:200". first defaults to 1, times to 1 (0: for ever).
+ * INVALID_ARGUMENT/FIELD_INVALID naming what is wrong.
  */
 struct bp_error;
 int bp_disk_arm_text(struct bp_disk *disk, const char *text, struct bp_error *err);
 
 int bp_disk_open(struct bp_disk *disk, int site, const char *path, int flags);
 void bp_disk_close(struct bp_disk *disk, int fd);
-/* Whole transfers: loops over short ones. A read past the end gives -ENODATA. 0 or a negative errno. */
+/*
+ * Whole transfers: loops over short ones. A read past the end gives -ENODATA. 0 or a negative
+ * errno.
+ */
 int bp_disk_read(struct bp_disk *disk, int site, int fd, void *buf, size_t n, uint64_t offset);
 int bp_disk_write(struct bp_disk *disk, int site, int fd, const void *buf, size_t n,
                   uint64_t offset);
@@ -146,38 +162,44 @@ int bp_disk_rename(struct bp_disk *disk, int site, const char *from, const char 
 int bp_disk_unlink(struct bp_disk *disk, int site, const char *path);
 int bp_disk_mkdir(struct bp_disk *disk, const char *path);
 int bp_disk_sync_dir(struct bp_disk *disk, int site, const char *path);
-int bp_disk_list(struct bp_disk *disk, const char *path,
-                 int (*each)(void *arg, const char *name), void *arg);
+int bp_disk_list(struct bp_disk *disk, const char *path, int (*each)(void *arg, const char *name),
+                 void *arg);
 int bp_disk_space(struct bp_disk *disk, const char *path, uint64_t *free_bytes,
                   uint64_t *total_bytes);
 uint64_t bp_disk_boot_ns(const struct bp_disk *disk);
 uint64_t bp_disk_real_ns(const struct bp_disk *disk);
 int bp_disk_random(struct bp_disk *disk, void *buf, size_t n);
 
-/* ---- the simulated disk (io_sim.c) ----------------------------------------------------------------------------------- */
+/* ---- the simulated disk (io_sim.c) ----------------------------------------------------------- */
 
 struct bp_sim;
 
-/* A whole machine's disk and clock in memory, deterministic in `seed`. NULL when out of memory. Thread safe. */
+/*
+ * A whole machine's disk and clock in memory, deterministic in `seed`. NULL when out of memory.
+ * Thread safe.
+ */
 struct bp_sim *bp_sim_new(uint64_t seed);
 void bp_sim_free(struct bp_sim *sim);
 void bp_sim_io(struct bp_sim *sim, struct bp_io *io);
 /*
- * Independent copy of disk contents (synced and unsynced), clock, capacity and lying, for replaying one recorded workload with
- * many cuts. No handles, no armed cut; counters start at 0. Pages are shared until written: microseconds for a small store.
+ * Independent copy of disk contents (synced and unsynced), clock, capacity and lying, for replaying
+ * one recorded workload with many cuts. No handles, no armed cut; counters start at 0. Pages are
+ * shared until written: microseconds for a small store.
  */
 struct bp_sim *bp_sim_clone(const struct bp_sim *sim, uint64_t seed);
 void bp_sim_advance_ns(struct bp_sim *sim, uint64_t ns);
 /*
- * Power cut: every handle dies (-EBADF), locks fall. Of each file, synced 512-byte sectors stay; each unsynced sector is
- * kept with probability keep_per_1024/1024, chosen by the seed, else its last synced content (zeros if never) is back. Directory
- * entries (create, rename, unlink) not yet covered by sync_dir are each kept or undone the same way, in order per name. File sizes
- * not yet synced likewise.
+ * Power cut: every handle dies (-EBADF), locks fall. Of each file, synced 512-byte sectors stay;
+ * each unsynced sector is kept with probability keep_per_1024/1024, chosen by the seed, else its
+ * last synced content (zeros if never) is back. Directory entries (create, rename, unlink) not yet
+ * covered by sync_dir are each kept or undone the same way, in order per name. File sizes not yet
+ * synced likewise.
  */
 void bp_sim_power_cut(struct bp_sim *sim, uint32_t keep_per_1024);
 /*
- * Power cut in the middle of the n-th byte written from now on (it is lost, the n-1 before it reach the page cache): that write and
- * every later call fail with -EIO until bp_sim_power_cut() turns the machine on again. 0 disarms.
+ * Power cut in the middle of the n-th byte written from now on (it is lost, the n-1 before it reach
+ * the page cache): that write and every later call fail with -EIO until bp_sim_power_cut() turns
+ * the machine on again. 0 disarms.
  */
 void bp_sim_cut_after_bytes(struct bp_sim *sim, uint64_t bytes);
 /* Bytes that writes transferred, and successful datasync calls. */
@@ -187,11 +209,17 @@ uint64_t bp_sim_sync_count(const struct bp_sim *sim);
 void bp_sim_set_capacity(struct bp_sim *sim, uint64_t bytes);
 /* Flip bit `bit` of the byte at `offset`, on the medium. 0 or -ENOENT / -ERANGE. */
 int bp_sim_flip(struct bp_sim *sim, const char *path, uint64_t offset, unsigned bit);
-/* Of the file as a reader sees it now. 0, -ENOENT, or -ERANGE where [offset, offset + n) leaves the file. */
+/*
+ * Of the file as a reader sees it now. 0, -ENOENT, or -ERANGE where [offset, offset + n) leaves the
+ * file.
+ */
 int bp_sim_file_size(const struct bp_sim *sim, const char *path, uint64_t *size);
 int bp_sim_read_file(const struct bp_sim *sim, const char *path, void *buf, size_t n,
                      uint64_t offset);
-/* The order sectors reach the medium is free, a sync the only barrier; with lying set, sync itself does nothing (test control). */
+/*
+ * The order sectors reach the medium is free, a sync the only barrier; with lying set, sync itself
+ * does nothing (test control).
+ */
 void bp_sim_set_sync_lies(struct bp_sim *sim, int lies);
 
 #endif

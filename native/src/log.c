@@ -9,19 +9,25 @@
  *                               ^ durable   ^ offset (end)
  *
  * Invariants
- *   - `offset` moves only over frames whose write succeeded. So frames lie without gaps and sequences grow by one.
- *   - A frame header that lies at or behind `offset` is never valid: a failed write is followed by zeroing its header and a sync, before
- *     its failure is reported. Without that the failed frame could come back: its missing end may be the very zeros
- *     the file was preallocated with, and then its CRC is right. With it there are no stale frames at all: every place where a frame
- *     was begun either holds that frame or a zeroed header, or has been written over. Bytes of a failed frame's body may
- *     stay behind a shorter later frame; they hold no frame header of this salt, unless a client stored a copy of this very
- *     file as a value: and such an embedded frame has an older sequence, so replay stops before it, and its synced_through was true
- *     once, so it is true now.
- *   - The next segment exists (under its name) only after this one is durable to its end, and once its name may exist, this one never
- *     gets another frame: either the rotation succeeds or the log is poisoned.
- *   - Poisoned is for ever: after a failed sync the kernel marks the lost pages clean, so a later sync would lie.
+ *   - `offset` moves only over frames whose write succeeded. So frames lie without gaps and
+ *     sequences grow by one.
+ *   - A frame header that lies at or behind `offset` is never valid: a failed write is followed
+ *     by zeroing its header and a sync, before its failure is reported. Without that the failed
+ *     frame could come back: its missing end may be the very zeros the file was preallocated with,
+ *     and then its CRC is right. With it there are no stale frames at all: every place where a
+ *     frame was begun either holds that frame or a zeroed header, or has been written over. Bytes
+ *     of a failed frame's body may stay behind a shorter later frame; they hold no frame header of
+ *     this salt, unless a client stored a copy of this very file as a value: and such an embedded
+ *     frame has an older sequence, so replay stops before it, and its synced_through was true once,
+ *     so it is true now.
+ *   - The next segment exists (under its name) only after this one is durable to its end, and
+ *     once its name may exist, this one never gets another frame: either the rotation succeeds or
+ *     the log is poisoned.
+ *   - Poisoned is for ever: after a failed sync the kernel marks the lost pages clean, so a later
+ *     sync would lie.
  *
- * Threads: the driver role owns everything but `poisoned` (atomic) and the prepared segment (`prepare`).
+ * Threads: the driver role owns everything but `poisoned` (atomic) and the prepared segment
+ * (`prepare`).
  */
 #include "log_internal.h"
 
@@ -80,7 +86,7 @@ void bp_log_close(struct bp_log *log) {
     free(log);
 }
 
-/* ---- what is known --------------------------------------------------------------------------------------------------------- */
+/* ---- what is known --------------------------------------------------------------------------- */
 
 bool bp_log_poisoned(const struct bp_log *log) { return atomic_load(&log->poisoned); }
 uint64_t bp_log_last_index(const struct bp_log *log) { return log->last_index; }
@@ -101,7 +107,7 @@ uint64_t bp_log_frame_size(const struct bp_entry *entries, uint32_t n, bool hard
     return size;
 }
 
-/* ---- failure --------------------------------------------------------------------------------------------------------------- */
+/* ---- failure --------------------------------------------------------------------------------- */
 
 static int fail_poisoned(struct bp_error *err) {
     return bp_fail(err, BP_UNAVAILABLE, BP_REASON_LOG_POISONED,
@@ -124,8 +130,8 @@ static int poison(struct bp_log *log, int rc, const char *what, struct bp_error 
 }
 
 /*
- * A frame's write failed. For want of space: make sure no part of it can ever be read as a frame (see the invariants), durably, and
- * stay usable. Anything else is a failing device.
+ * A frame's write failed. For want of space: make sure no part of it can ever be read as a frame
+ * (see the invariants), durably, and stay usable. Anything else is a failing device.
  */
 static int write_failed(struct bp_log *log, int rc, struct bp_error *err) {
     if (rc != -ENOSPC && rc != -EDQUOT) {
@@ -146,7 +152,7 @@ static int write_failed(struct bp_log *log, int rc, struct bp_error *err) {
                       log->segment->header.id, log->offset);
 }
 
-/* ---- durability ------------------------------------------------------------------------------------------------------------ */
+/* ---- durability ------------------------------------------------------------------------------ */
 
 int bp_log_sync(struct bp_log *log, struct bp_error *err) {
     if (bp_log_poisoned(log)) {
@@ -163,7 +169,7 @@ int bp_log_sync(struct bp_log *log, struct bp_error *err) {
     return BP_OK;
 }
 
-/* ---- rotation -------------------------------------------------------------------------------------------------------------- */
+/* ---- rotation -------------------------------------------------------------------------------- */
 
 void bp_log_prepare_segment(struct bp_log *log) {
     pthread_mutex_lock(&log->prepare);
@@ -243,9 +249,12 @@ static int rotate(struct bp_log *log, struct bp_error *err) {
     return BP_OK;
 }
 
-/* ---- frames ---------------------------------------------------------------------------------------------------------------- */
+/* ---- frames ---------------------------------------------------------------------------------- */
 
-/* The entries continue the log, or supersede an uncommitted suffix of it. A caller that fails this would write corruption. */
+/*
+ * The entries continue the log, or supersede an uncommitted suffix of it. A caller that fails this
+ * would write corruption.
+ */
 static int check_order(const struct bp_log *log, const struct bp_entry *entries, uint32_t n,
                        struct bp_error *err) {
     uint64_t last = log->last_index;
@@ -265,7 +274,10 @@ static int check_order(const struct bp_log *log, const struct bp_entry *entries,
     return BP_OK;
 }
 
-/* Lay the frame out in staging and iov, and seal it; returns how many vectors. Sets each entry's `at`. */
+/*
+ * Lay the frame out in staging and iov, and seal it; returns how many vectors. Sets each entry's
+ * `at`.
+ */
 static int build(struct bp_log *log, struct bp_entry *entries, uint32_t n,
                  const struct bp_hardstate *hardstate, uint32_t size) {
     uint32_t id = log->segment->header.id;
@@ -389,7 +401,10 @@ int bp_log_mark(struct bp_log *log, struct bp_error *err) {
     if (bp_log_poisoned(log)) {
         return fail_poisoned(err);
     }
-    /* Only what is no mark itself is worth a mark, or an idle log that is synced would never come to rest. */
+    /*
+     * Only what is no mark itself is worth a mark, or an idle log that is synced would never come
+     * to rest.
+     */
     uint64_t durable = bp_pos_u64(log->durable), data_end = bp_pos_u64(log->data_end);
     if ((durable < data_end ? durable : data_end) <= bp_pos_u64(log->marked)) {
         return BP_OK;

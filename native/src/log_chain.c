@@ -1,21 +1,25 @@
 /*
- * Which segments the log is made of: the directory listed, every header checked, and the chain followed back.
+ * Which segments the log is made of: the directory listed, every header checked, and the chain
+ * followed back.
  *
  *   00000003.log   00000005.log   00000006.log   00000007.log
  *        ^              ^              |              | previous_end = (5, 9000)
  *        |              +--------------|--------------+
- *        +-----------------------------+ previous_end = (3, 70000)... of a segment that 7 declares void: it lies between 5 and 7
+ *        +-----------------------------+ previous_end = (3, 70000)... of a segment that 7 declares
+ *        void: it lies between 5 and 7
  *
- * The rule for segments without entries: the log is what the newest header says it is. A header names the end of the log before it, and
- * every position between that end and the new segment is void. Recovery uses this to drop the segment it found newest when no
- * entry lies in the part it keeps of it: the new segment then continues that one's predecessor, and the empty one lies in the gap. So a
- * store that is opened a hundred times and never written has one log segment beside those with entries. Voids that a crash left
- * are deleted by the next recovery.
+ * The rule for segments without entries: the log is what the newest header says it is. A header
+ * names the end of the log before it, and every position between that end and the new segment is
+ * void. Recovery uses this to drop the segment it found newest when no entry lies in the part it
+ * keeps of it: the new segment then continues that one's predecessor, and the empty one lies in the
+ * gap. So a store that is opened a hundred times and never written has one log segment beside those
+ * with entries. Voids that a crash left are deleted by the next recovery.
  *
  * Invariants
  *   - Ids of log segments grow in log order; previous_end always names a lower id.
- *   - A link of the chain that replay needs and that is not there is corruption, never skipped. Where the checkpoint's start lies in a
- *     void (its segment was empty and is gone), replay begins with the first frame of the segment behind it.
+ *   - A link of the chain that replay needs and that is not there is corruption, never skipped.
+ *     Where the checkpoint's start lies in a void (its segment was empty and is gone), replay
+ *     begins with the first frame of the segment behind it.
  *   - Nothing on disk is changed here: a directory of a newer format stays as it is.
  */
 #include "log_internal.h"
@@ -27,7 +31,7 @@
 
 #define NAME_MAX_KEPT 64u
 
-/* ---- the directory --------------------------------------------------------------------------------------------------------- */
+/* ---- the directory --------------------------------------------------------------------------- */
 
 struct ids {
     uint32_t *list;
@@ -151,7 +155,7 @@ void bp_chain_delete_tmp(struct bp_segments *segments) {
     free(tmp.names);
 }
 
-/* ---- the chain ------------------------------------------------------------------------------------------------------------- */
+/* ---- the chain ------------------------------------------------------------------------------- */
 
 static int missing(uint32_t id, const struct bp_segment *behind, struct bp_error *err) {
     if (behind == NULL) {
@@ -277,7 +281,10 @@ static int find_voids(const struct ids *logs, struct bp_chain *chain, struct bp_
     return BP_OK;
 }
 
-/* Segments that replay does not read: all that is known of them comes from their successor and from the checkpoint. */
+/*
+ * Segments that replay does not read: all that is known of them comes from their successor and from
+ * the checkpoint.
+ */
 static void describe_old(struct bp_segments *segments, const struct ids *logs,
                          const struct bp_log_start *start) {
     for (uint32_t i = 0; i < logs->n; i++) {

@@ -1,15 +1,20 @@
 /*
- * The segment that recovery makes: frames that were whole but perhaps never durable, written again under a fresh salt.
+ * The segment that recovery makes: frames that were whole but perhaps never durable, written again
+ * under a fresh salt.
  *
  *   old   |header|kept....|frame 8|frame 9| torn |        sequence s, s+1
  *                          |       |
  *   new   |header|frame 8'|frame 9'|mark|                 sequence first_sequence, ..; salt new
  *
  * Invariants
- *   - The new file gets its name when all of it is synced; until then nothing but a .tmp has changed, so a crash here repeats.
- *   - The copy is byte for byte, frame for frame, but for header and CRC: offsets shift by one constant.
- *   - The mark says that the copied frames are durable: damage to them from now on is damage, not a tear.
- *   - On a full disk a smaller segment does: only preallocated zeros are given up for it, nothing that was written.
+ *   - The new file gets its name when all of it is synced; until then nothing but a .tmp has
+ *     changed, so a crash here repeats.
+ *   - The copy is byte for byte, frame for frame, but for header and CRC: offsets shift by one
+ *     constant.
+ *   - The mark says that the copied frames are durable: damage to them from now on is damage, not
+ *     a tear.
+ *   - On a full disk a smaller segment does: only preallocated zeros are given up for it, nothing
+ *     that was written.
  */
 #include "log_internal.h"
 
@@ -56,7 +61,9 @@ static void put_frame(struct writer *writer, uint64_t salt, uint64_t sequence, s
     writer->filled += BP_FRAME_HEADER + body_size;
 }
 
-/* All frames of [begin, end), checked once more as they are read, and the mark. *sequence moves on. */
+/*
+ * All frames of [begin, end), checked once more as they are read, and the mark. *sequence moves on.
+ */
 static int copy_frames(struct bp_segments *segments, struct bp_frame_reader *reader,
                        const struct bp_copy *copy, const struct bp_segment_header *header,
                        struct writer *writer, uint64_t *sequence, struct bp_error *err) {

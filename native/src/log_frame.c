@@ -1,12 +1,14 @@
 /*
- * Frames and records as bytes (log.h has the drawing): decoding whatever a disk may hold, encoding what the log writes.
+ * Frames and records as bytes (log.h has the drawing): decoding whatever a disk may hold, encoding
+ * what the log writes.
  *
- *   buf --> header plausible? --> CRC32C of header and body --> records, each checked against the body it lies in
+ *   buf --> header plausible? --> CRC32C of header and body --> records, each checked against the
+ *   body it lies in
  *
  * Invariants
  *   - Decoding is pure: no allocation, no read outside buf[0..n), any bytes are fine.
- *   - A frame is accepted only whole: salt, length and CRC together. What is in an accepted frame was written by this log, so a
- *     malformed record there (-1) is never a torn write.
+ *   - A frame is accepted only whole: salt, length and CRC together. What is in an accepted frame
+ *     was written by this log, so a malformed record there (-1) is never a torn write.
  */
 #include <assert.h>
 #include <string.h>
@@ -114,7 +116,7 @@ int bp_frame_next_record(const struct bp_frame *frame, uint32_t *offset, struct 
                                             : next_entry(record, left, offset, entry);
 }
 
-/* ---- encoding ------------------------------------------------------------------------------------------------------------ */
+/* ---- encoding -------------------------------------------------------------------------------- */
 
 void bp_frame_put_header(uint8_t *header, uint64_t salt, uint64_t sequence, uint32_t body_size,
                          struct bp_pos synced_through) {

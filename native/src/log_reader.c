@@ -1,12 +1,14 @@
 /*
- * A window over a segment file, from which frames are decoded; and the walk over one segment's entries.
+ * A window over a segment file, from which frames are decoded; and the walk over one segment's
+ * entries.
  *
  *   file    |.........[ frame ][ frame ][ fra|me ]...............|
  *                      ^ start               ^ start + filled     ^ limit
- *   window             [=====================]  what is left of a cut frame moves to the front, then READ_AHEAD more is read
+ *   window             [=====================]
+ *       what is left of a cut frame moves to the front, then READ_AHEAD more is read
  *
- * Invariants: memory is one window (a largest frame and one read-ahead), whatever the file's size; nothing at or past `limit` is looked
- * at; `start` is a multiple of 8 where offsets asked for are.
+ * Invariants: memory is one window (a largest frame and one read-ahead), whatever the file's size;
+ * nothing at or past `limit` is looked at; `start` is a multiple of 8 where offsets asked for are.
  */
 #include "log_internal.h"
 
@@ -98,7 +100,7 @@ int bp_frame_reader_frame(struct bp_frame_reader *reader, uint64_t offset, uint6
     return BP_OK;
 }
 
-/* ---- the walk ------------------------------------------------------------------------------------------------------------- */
+/* ---- the walk -------------------------------------------------------------------------------- */
 
 static int walk_damage(const struct bp_segments *segments, const struct bp_segment *segment,
                        uint64_t offset, struct bp_error *err) {

@@ -3,16 +3,20 @@
  *
  *   1 chain (log_chain.c)   which segments; headers
  *   2 tail (log_tail.c)     the newest one: synced | whole | torn
- *   3 records               all frames in log order: contiguous, superseding only what was not committed
- *   4 copy (log_copy.c)     frames beyond `synced` into a new segment with a fresh salt; frames go there from now on
- *   5 clean-up              trim or drop the old newest one, delete voids: best effort, repeated by the next recovery
+ *   3 records
+ *       all frames in log order: contiguous, superseding only what was not committed
+ *   4 copy (log_copy.c)
+ *       frames beyond `synced` into a new segment with a fresh salt; frames go there from now on
+ *   5 clean-up
+ *       trim or drop the old newest one, delete voids: best effort, repeated by the next recovery
  *
  * Invariants
- *   - Until the new segment has its name, durably, nothing that was written is changed; after it, only what its header declares
- *     void. So a crash anywhere in here leads to the same result.
+ *   - Until the new segment has its name, durably, nothing that was written is changed; after it,
+ *     only what its header declares void. So a crash anywhere in here leads to the same result.
  *   - Every position handed out (bp_found.at) is one in the segments as they are after 4.
- *   - The commit index that forbids superseding an entry is the one recorded in frames before it. The checkpoint's own HARDSTATE may be
- *     newer than the frames replay begins with, so it counts only at the end.
+ *   - The commit index that forbids superseding an entry is the one recorded in frames before it.
+ *     The checkpoint's own HARDSTATE may be newer than the frames replay begins with, so it counts
+ *     only at the end.
  */
 #include "log_internal.h"
 
@@ -53,7 +57,8 @@ struct recover {
     struct content kept;           /* of the newest segment below the cut */
     struct boundary cut;           /* at tail.synced of the newest segment */
     uint32_t
-        copy_end; /* of the newest segment: behind the last frame that is no mark, from the cut on */
+        /* of the newest segment: behind the last frame that is no mark, from the cut on */
+        copy_end;
 };
 
 /* Later knowledge wins; term and commit never fall. */
@@ -67,7 +72,7 @@ static void learn(struct bp_hardstate *known, const struct bp_hardstate *now) {
     }
 }
 
-/* ---- 3: records ------------------------------------------------------------------------------------------------------------ */
+/* ---- 3: records ------------------------------------------------------------------------------ */
 
 static int push(struct recover *r, const struct bp_entry *entry, uint64_t frame,
                 struct bp_error *err) {
@@ -102,7 +107,10 @@ static const char *place(struct recover *r, const struct bp_entry *entry) {
     if (entry->index > r->last + 1) {
         return "an entry that does not continue the log (entries before it are missing)";
     }
-    /* Where replay starts early, its first entry may lie anywhere below what the checkpoint covers: that supersedes nothing. */
+    /*
+     * Where replay starts early, its first entry may lie anywhere below what the checkpoint covers:
+     * that supersedes nothing.
+     */
     bool supersedes = entry->index <= r->last && (r->seen || entry->index > floor);
     if (supersedes && entry->index <= r->hardstate.commit) {
         return "an entry that supersedes a committed one";
@@ -264,7 +272,7 @@ static int read_log(struct recover *r, struct bp_error *err) {
     return BP_OK;
 }
 
-/* ---- 4 and 5: the new segment ------------------------------------------------------------------------------------------------ */
+/* ---- 4 and 5: the new segment ---------------------------------------------------------------- */
 
 /* No entry in what is kept of the newest segment: the new one takes its place in the chain. */
 static bool drops_newest(const struct recover *r) {
@@ -278,7 +286,10 @@ static void plan_copy(const struct recover *r, struct bp_copy *copy) {
         .header = {.kind = BP_SEGMENT_LOG, .first_sequence = 1, .hardstate = r->cut.hardstate},
     };
     memcpy(copy->header.store_id, r->options->store_id, sizeof copy->header.store_id);
-    /* Term and vote may lie before where replay began. Its commit may lie behind the cut, and would forbid what is copied. */
+    /*
+     * Term and vote may lie before where replay began. Its commit may lie behind the cut, and would
+     * forbid what is copied.
+     */
     struct bp_hardstate start = r->start->hardstate;
     start.commit = 0;
     learn(&copy->header.hardstate, &start);
@@ -303,7 +314,10 @@ static void plan_copy(const struct recover *r, struct bp_copy *copy) {
     }
 }
 
-/* Entries whose frames were copied lie in the new segment now. They are the last ones: positions grow with the index. */
+/*
+ * Entries whose frames were copied lie in the new segment now. They are the last ones: positions
+ * grow with the index.
+ */
 static void move_found(struct recover *r, const struct bp_copy *copy, uint32_t id) {
     for (uint64_t i = r->out->n; i > 0; i--) {
         struct bp_found *found = &r->out->entries[i - 1];

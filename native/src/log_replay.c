@@ -5,15 +5,18 @@
  *             |   |   |    |
  *   file   [ frame e7 e8' e8 ][ frame e9 ]...       e8' was superseded: skipped
  *
- * Frames are read again in large pieces and verified again, so that nothing is applied that was not checked as it was read. Entries
- * in one frame come from one decoding of it.
+ * Frames are read again in large pieces and verified again, so that nothing is applied that was not
+ * checked as it was read. Entries in one frame come from one decoding of it.
  */
 #include "log_internal.h"
 
 #include <assert.h>
 #include <inttypes.h>
 
-/* Hand out the entries of `frame` from found[*i] on, up to `end`. At least one, or the disk changed under us. */
+/*
+ * Hand out the entries of `frame` from found[*i] on, up to `end`. At least one, or the disk changed
+ * under us.
+ */
 static int replay_frame(const struct bp_recovery *recovery, const struct bp_frame *frame,
                         uint64_t *i, uint64_t end,
                         int (*each)(void *arg, const struct bp_entry *entry), void *arg) {

@@ -1,16 +1,19 @@
 /*
- * The tail of the newest segment: what of it was ever durable, what is whole, what a power cut tore.
+ * The tail of the newest segment: what of it was ever durable, what is whole, what a power cut
+ * tore.
  *
  *   |header|frame|frame|frame| torn |frame|....... zeros .......|
  *                 ^synced     ^valid_end   ^dirty_end
  *           kept | copied     | discarded  |
  *
- * Unsynced pages reach a disk in any order, so a good frame may lie behind a torn one: it is discarded with it, but what it
- * says is known: `synced` is the largest synced_through of all valid frames, those found behind the tear by looking for the
- * salt at every 8 bytes included. A tear below it is no tear but damage: refuse.
+ * Unsynced pages reach a disk in any order, so a good frame may lie behind a torn one: it is
+ * discarded with it, but what it says is known: `synced` is the largest synced_through of all valid
+ * frames, those found behind the tear by looking for the salt at every 8 bytes included. A tear
+ * below it is no tear but damage: refuse.
  *
- * Why a frame found by its salt may be believed: it was written by this log into this file (log.c: no stale headers), or is a copy of one
- * inside a value; either way what it calls durable was durable then, and durable bytes are never written again.
+ * Why a frame found by its salt may be believed: it was written by this log into this file (log.c:
+ * no stale headers), or is a copy of one inside a value; either way what it calls durable was
+ * durable then, and durable bytes are never written again.
  */
 #include "log_internal.h"
 
@@ -64,7 +67,10 @@ static int scan_good(struct bp_segments *segments, struct bp_frame_reader *reade
     return BP_OK;
 }
 
-/* The first 8 bytes in data[0..n) that are the salt (an offset), or n; *dirty is behind the last non-zero byte before that. */
+/*
+ * The first 8 bytes in data[0..n) that are the salt (an offset), or n; *dirty is behind the last
+ * non-zero byte before that.
+ */
 static uint64_t find_salt(const uint8_t *data, uint64_t n, uint64_t salt, uint64_t *dirty) {
     for (uint64_t block = 0; block < n; block += BP_SECTOR) {
         uint64_t end = block + BP_SECTOR < n ? block + BP_SECTOR : n;
@@ -124,7 +130,10 @@ static int scan_behind(struct bp_frame_reader *reader, const struct bp_segment *
 int bp_tail_scan(struct bp_segments *segments, struct bp_frame_reader *reader,
                  const struct bp_segment *segment, uint32_t begin, uint64_t sequence,
                  struct bp_tail *tail, struct bp_error *err) {
-    /* The header, and what a checkpoint covers before `begin`, were durable before anything here was written. */
+    /*
+     * The header, and what a checkpoint covers before `begin`, were durable before anything here
+     * was written.
+     */
     struct bp_pos synced = {.segment = segment->header.id, .offset = begin};
     bp_frame_reader_aim(reader, segment->fd, segment->size);
     int rc = scan_good(segments, reader, segment, begin, sequence, &tail->valid_end, &synced, err);

@@ -5,11 +5,14 @@
  *   gone    names of the base that were removed or covered
  *   base    read only                                                       handle: its own
  *
- *   open    upper has it -> upper | base has it and it is not gone -> base, for reading | CREATE -> upper
+ *   open
+ *       upper has it -> upper | base has it and it is not gone -> base, for reading | CREATE ->
+ *       upper
  *
- * Invariants: nothing on the base changes. Shortening, allocating and syncing a base file succeed and do nothing, which the engine takes for
- * best effort everywhere; writing to one is -EROFS, and nobody does: old files are never appended to. Handles of the upper disk are
- * small numbers, far below UPPER.
+ * Invariants: nothing on the base changes. Shortening, allocating and syncing a base file succeed
+ * and do nothing, which the engine takes for best effort everywhere; writing to one is -EROFS, and
+ * nobody does: old files are never appended to. Handles of the upper disk are small numbers, far
+ * below UPPER.
  */
 #include "overlay.h"
 

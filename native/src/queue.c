@@ -1,8 +1,9 @@
 /*
  * Completion queues: a ring of answers and an eventfd that says there are some.
  *
- * The eventfd is written when the ring goes from empty to not empty and read when a take empties it, so a consumer that polls the
- * descriptor and takes until it gets fewer than it asked for never misses one and is woken once a burst.
+ * The eventfd is written when the ring goes from empty to not empty and read when a take empties
+ * it, so a consumer that polls the descriptor and takes until it gets fewer than it asked for never
+ * misses one and is woken once a burst.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -22,8 +23,7 @@ struct bp_queue {
     uint32_t capacity, first, count;
 };
 
-struct bp_queue *bp_queue_new(struct bp_store *store)
-{
+struct bp_queue *bp_queue_new(struct bp_store *store) {
     (void)store;
     struct bp_queue *queue = calloc(1, sizeof *queue);
     if (queue == NULL) {
@@ -45,27 +45,21 @@ struct bp_queue *bp_queue_new(struct bp_store *store)
     return queue;
 }
 
-int bp_queue_fd(const struct bp_queue *queue)
-{
-    return queue->fd;
-}
+int bp_queue_fd(const struct bp_queue *queue) { return queue->fd; }
 
-void bp_completion_free(struct bp_completion *completion)
-{
+void bp_completion_free(struct bp_completion *completion) {
     bp_reply_free(&completion->reply);
     free(completion->error);
     completion->error = NULL;
 }
 
-void bp_queue_retain(struct bp_queue *queue)
-{
+void bp_queue_retain(struct bp_queue *queue) {
     pthread_mutex_lock(&queue->mutex);
     queue->references++;
     pthread_mutex_unlock(&queue->mutex);
 }
 
-void bp_queue_release(struct bp_queue *queue)
-{
+void bp_queue_release(struct bp_queue *queue) {
     pthread_mutex_lock(&queue->mutex);
     bool last = --queue->references == 0;
     pthread_mutex_unlock(&queue->mutex);
@@ -81,8 +75,7 @@ void bp_queue_release(struct bp_queue *queue)
     free(queue);
 }
 
-void bp_queue_free(struct bp_queue *queue)
-{
+void bp_queue_free(struct bp_queue *queue) {
     if (queue == NULL) {
         return;
     }
@@ -92,8 +85,7 @@ void bp_queue_free(struct bp_queue *queue)
     bp_queue_release(queue);
 }
 
-static bool grow(struct bp_queue *queue)
-{
+static bool grow(struct bp_queue *queue) {
     struct bp_completion *ring = calloc(queue->capacity * 2u, sizeof *ring);
     if (ring == NULL) {
         return false;
@@ -108,11 +100,15 @@ static bool grow(struct bp_queue *queue)
     return true;
 }
 
-void bp_queue_push(struct bp_queue *queue, uint64_t cookie, int code, struct bp_reply reply, uint32_t aux, struct bp_error *error)
-{
-    struct bp_completion completion = {.cookie = cookie, .code = code, .aux = aux, .reply = reply, .error = error};
+void bp_queue_push(struct bp_queue *queue, uint64_t cookie, int code, struct bp_reply reply,
+                   uint32_t aux, struct bp_error *error) {
+    struct bp_completion completion = {
+        .cookie = cookie, .code = code, .aux = aux, .reply = reply, .error = error};
     pthread_mutex_lock(&queue->mutex);
-    /* A full ring that cannot grow loses the answer, as a dropped connection would: the caller's deadline ends its wait. */
+    /*
+     * A full ring that cannot grow loses the answer, as a dropped connection would: the caller's
+     * deadline ends its wait.
+     */
     bool kept = !queue->closed && (queue->count < queue->capacity || grow(queue));
     bool was_empty = queue->count == 0;
     if (kept) {
@@ -130,8 +126,7 @@ void bp_queue_push(struct bp_queue *queue, uint64_t cookie, int code, struct bp_
     }
 }
 
-uint32_t bp_queue_take(struct bp_queue *queue, struct bp_completion *out, uint32_t max)
-{
+uint32_t bp_queue_take(struct bp_queue *queue, struct bp_completion *out, uint32_t max) {
     pthread_mutex_lock(&queue->mutex);
     uint32_t n = queue->count < max ? queue->count : max;
     for (uint32_t i = 0; i < n; i++) {
@@ -148,8 +143,7 @@ uint32_t bp_queue_take(struct bp_queue *queue, struct bp_completion *out, uint32
     return n;
 }
 
-void bp_reply_free(struct bp_reply *reply)
-{
+void bp_reply_free(struct bp_reply *reply) {
     free(reply->data);
     reply->data = NULL;
     reply->size = 0;

@@ -1,15 +1,20 @@
 /*
  * Salvage: what can be saved of a damaged directory, into a new store.
  *
- *   newest good checkpoint --> bare store                 its places may be gone or damaged: each value is verified when it is taken
- *   log entries, by index  --> applied to it, by the code that applies them always; where entries are missing, over the gap
+ *   newest good checkpoint --> bare store
+ *       its places may be gone or damaged: each value is verified when it is taken
+ *   log entries, by index  --> applied to it, by the code that applies them always; where entries
+ *   are missing, over the gap
  *   settled records        --> candidates, newest first
  *
- *   export   every key, its versions newest first: the first one that is intact -> image; else the newest intact settled record; else lost
- *            without a checkpoint keys known by settled records alone come, too (some may have been deleted since)
+ *   export
+ *       every key, its versions newest first: the first one that is intact -> image; else the
+ *       newest intact settled record; else lost
+ *            without a checkpoint keys known by settled records alone come, too (some may have been
+ *            deleted since)
  *
- * What is not exact over a gap, and said in the report: deletes and compares that would have come out otherwise, versions counted anew.
- * Read only: the directory is seen through an overlay.
+ * What is not exact over a gap, and said in the report: deletes and compares that would have come
+ * out otherwise, versions counted anew. Read only: the directory is seen through an overlay.
  */
 #include "fsck.h"
 
@@ -142,7 +147,10 @@ static int load_blocks(struct salvage *salvage, struct bp_ckpt_file *file,
     return code;
 }
 
-/* Every byte of it was verified by fsck a moment ago; that its segments are all there is not asked for, unlike at a start. */
+/*
+ * Every byte of it was verified by fsck a moment ago; that its segments are all there is not asked
+ * for, unlike at a start.
+ */
 static int load_checkpoint(struct salvage *salvage, uint64_t number, struct bp_error *err) {
     char path[BP_CKPT_PATH_MAX];
     struct bp_ckpt_summary summary;
@@ -225,7 +233,10 @@ static int note_record(void *arg, const struct bp_settled_record *record, bool s
     return BP_OK;
 }
 
-/* Into the table, so that values can be read, and what is in it noted. A segment without a good header stays out. */
+/*
+ * Into the table, so that values can be read, and what is in it noted. A segment without a good
+ * header stays out.
+ */
 static int read_segment(struct salvage *salvage, const uint8_t store_id[16],
                         const struct bp_survey *survey, struct bp_error *err) {
     struct bp_survey_visitor visitor = {.arg = salvage, .entry = note_entry, .record = note_record};

@@ -2,11 +2,13 @@
  * A pass of scrubbing and the background's pace (see scrub.h).
  *
  *   bp_scrub_next    one step of the present stage; the next stage when it is done
- *   background       allowance = time since the last look * bytes_per_s, at most ALLOWANCE_MAX; steps until it is used up
+ *   background
+ *       allowance = time since the last look * bytes_per_s, at most ALLOWANCE_MAX; steps until it
+ *       is used up
  *                    a pass begins PASS_EVERY after the one before it began, or when that one ends
  *
- * Invariants: a step's work is bounded; between steps nothing is locked, and nothing pinned but a revision while the state hash is
- * recomputed, which is memory work only.
+ * Invariants: a step's work is bounded; between steps nothing is locked, and nothing pinned but a
+ * revision while the state hash is recomputed, which is memory work only.
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,12 +1,16 @@
 /*
  * Scrubbing what the next start would read: frames of the log and blocks of the checkpoints.
  *
- *   log          every segment that another one follows: its end is in that one's header, and nobody writes to it any more
- *   checkpoints  *.ckpt, newest first: CRC and number of each block, order of sections, the trailer's chain of CRCs
+ *   log
+ *       every segment that another one follows: its end is in that one's header, and nobody writes
+ *       to it any more
+ *   checkpoints  *.ckpt, newest first: CRC and number of each block, order of sections, the
+ *   trailer's chain of CRCs
  *
- * Segments are found here by the table and not by the index, so a step holds keeper.mutex: the keeper alone takes segments away.
- * A file that goes away between steps needs no check. Damage to a frame ends the walk of its segment (where the next one begins is not
- * known); values behind it are checked all the same, by the index.
+ * Segments are found here by the table and not by the index, so a step holds keeper.mutex: the
+ * keeper alone takes segments away. A file that goes away between steps needs no check. Damage to a
+ * frame ends the walk of its segment (where the next one begins is not known); values behind it are
+ * checked all the same, by the index.
  */
 #include <errno.h>
 #include <inttypes.h>

@@ -49,7 +49,10 @@ struct bp_scrub {
     enum bp_scrub_stage stage;
     uint64_t bytes;
 
-    /* where the walk over the index goes on: at this key; `below`: with its versions below this revision (0: all) */
+    /*
+     * where the walk over the index goes on: at this key; `below`: with its versions below this
+     * revision (0: all)
+     */
     uint32_t key_size;
     uint64_t below;
     uint8_t key[BP_STORED_KEY_MAX + 1];

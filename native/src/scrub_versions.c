@@ -1,13 +1,18 @@
 /*
  * Scrubbing the index and the values it names.
  *
- *   hash     under `apply`: the state hash and its revision R, which is pinned; then every live version at R is added up again
+ *   hash
+ *       under `apply`: the state hash and its revision R, which is pinned; then every live version
+ *       at R is added up again
  *   values   [read section: gather versions until their bytes make a step -> read and check each]
  *
- *   key a: r9 r7 r3 | key b: r8 r2 | key c: r90000 ... r4 ...          a key with very many versions is gathered in several pieces,
- *   `key`, `below`: where the next piece begins                        each from the revision below the last one on
+ *   key a: r9 r7 r3 | key b: r8 r2 | key c: r90000 ... r4 ...
+ *       a key with very many versions is gathered in several pieces,
+ *   `key`, `below`: where the next piece begins
+ *       each from the revision below the last one on
  *
- * No pin is needed for values: what is trimmed meanwhile needs no check, and a segment named by a gathered version outlives the section.
+ * No pin is needed for values: what is trimmed meanwhile needs no check, and a segment named by a
+ * gathered version outlives the section.
  */
 #include <stdio.h>
 #include <string.h>

@@ -1,14 +1,17 @@
 /*
- * Segment files (segment.h has the header's drawing): their headers, and the one way a segment comes into being.
+ * Segment files (segment.h has the header's drawing): their headers, and the one way a segment
+ * comes into being.
  *
- *   create .tmp -> allocate -> [content] -> header -> sync -> rename -> sync directory -> in the table
+ *   create .tmp -> allocate -> [content] -> header -> sync -> rename -> sync directory -> in the
+ *   table
  *                                              |         |         |
  *                          nothing exists -----+   name may exist -+   durable
  *
  * Invariants
- *   - A file has its final name only with a synced header and size, so a damaged header under a final name is corruption.
- *   - For every format, now and later: magic in bytes 0..7, format version in 8..11, CRC32C of 0..4091 in 4092..4095. That
- *     is how an older program tells a newer format from damage.
+ *   - A file has its final name only with a synced header and size, so a damaged header under a
+ *     final name is corruption.
+ *   - For every format, now and later: magic in bytes 0..7, format version in 8..11, CRC32C of
+ *     0..4091 in 4092..4095. That is how an older program tells a newer format from damage.
  */
 #include "log_internal.h"
 
@@ -62,7 +65,7 @@ const char *bp_path_tail(const char *path) {
     return n <= ERROR_PATH_MAX ? path : path + (n - ERROR_PATH_MAX);
 }
 
-/* ---- the header block -------------------------------------------------------------------------------------------------- */
+/* ---- the header block ------------------------------------------------------------------------ */
 
 void bp_segment_header_encode(const struct bp_segment_header *header,
                               uint8_t block[BP_SEGMENT_HEADER]) {
@@ -143,7 +146,7 @@ int bp_segment_header_decode(const uint8_t block[BP_SEGMENT_HEADER], const char 
     return BP_OK;
 }
 
-/* ---- making a segment -------------------------------------------------------------------------------------------------- */
+/* ---- making a segment ------------------------------------------------------------------------ */
 
 int bp_segment_new_salt(struct bp_segments *segments, uint64_t *salt, struct bp_error *err) {
     for (int attempt = 0; attempt < 8; attempt++) {
@@ -291,7 +294,7 @@ int bp_segment_create(struct bp_segments *segments, const struct bp_segment_head
                               &fatal, err);
 }
 
-/* ---- opening and deleting ------------------------------------------------------------------------------------------------ */
+/* ---- opening and deleting -------------------------------------------------------------------- */
 
 /* Read and check the header of an open file against what its name and its store say. */
 static int read_header(struct bp_disk *disk, int fd, const char *path, uint32_t id, int kind,

@@ -6,9 +6,10 @@
  *   root[2048] --> middle[2048] --> leaf[1024] --> struct bp_segment
  *
  * Invariants
- *   - Ids only grow, so nodes are added and never moved or freed before the table is: a look-up is three loads.
- *   - A segment is complete before its pointer is stored (release) and is freed only by remove(), whose caller has waited
- *     for the readers (epoch.h).
+ *   - Ids only grow, so nodes are added and never moved or freed before the table is: a look-up
+ *     is three loads.
+ *   - A segment is complete before its pointer is stored (release) and is freed only by remove(),
+ *     whose caller has waited for the readers (epoch.h).
  *   - `mutex` guards adding and removing; next_id is atomic on its own.
  */
 #include "segment.h"

@@ -6,7 +6,8 @@
  *   record   0 u32 size (whole, multiple of 8)
  *            4 u32 CRC32C of bytes 8..56, the key and the CRC table
  *            8 u64 revision  16 u64 create_revision  24 u64 lease  32 u32 version
- *           36 u32 value size  40 u32 value crc  44 u16 stored key size  46 u16 zero  48 u64 segment's salt
+ *           36 u32 value size  40 u32 value crc  44 u16 stored key size  46 u16 zero  48 u64
+ *           segment's salt
  *           56 key, padded; [CRC table, padded]; value, padded
  *
  * A record is durable, and its segment's name too, before the index or a checkpoint points at it.

@@ -1,15 +1,16 @@
-/* What the store says of itself: a snapshot of counters, each read on its own, none of them holding anything up. */
+/*
+ * What the store says of itself: a snapshot of counters, each read on its own, none of them holding
+ * anything up.
+ */
 #include <string.h>
 
 #include "store.h"
 
-static uint64_t load(const _Atomic uint64_t *counter)
-{
+static uint64_t load(const _Atomic uint64_t *counter) {
     return atomic_load_explicit((_Atomic uint64_t *)(uintptr_t)counter, memory_order_relaxed);
 }
 
-static void segments_status(struct bp_store *store, struct bp_status *status)
-{
+static void segments_status(struct bp_store *store, struct bp_status *status) {
     uint32_t id = 0;
     uint32_t token = bp_epoch_enter(&store->epoch); /* keeps each segment while it is looked at */
     for (struct bp_segment *segment; (segment = bp_segments_next(store->segments, id)) != NULL;) {
@@ -26,8 +27,7 @@ static void segments_status(struct bp_store *store, struct bp_status *status)
     bp_epoch_leave(&store->epoch, token);
 }
 
-static void index_status(struct bp_store *store, struct bp_status *status)
-{
+static void index_status(struct bp_store *store, struct bp_status *status) {
     struct bp_index_stats stats;
     bp_index_get_stats(store->index, &stats);
     status->keys = stats.keys;
@@ -41,8 +41,7 @@ static void index_status(struct bp_store *store, struct bp_status *status)
     status->history_value_bytes = stats.history_value_bytes;
 }
 
-static void counters_status(const struct bp_counters *counters, struct bp_status *status)
-{
+static void counters_status(const struct bp_counters *counters, struct bp_status *status) {
     status->groups = load(&counters->groups);
     status->group_requests = load(&counters->group_requests);
     status->group_bytes = load(&counters->group_bytes);
@@ -66,8 +65,7 @@ static void counters_status(const struct bp_counters *counters, struct bp_status
     status->scrub_findings = load(&counters->scrub_findings);
 }
 
-static void applied_status(struct bp_store *store, struct bp_status *status)
-{
+static void applied_status(struct bp_store *store, struct bp_status *status) {
     pthread_mutex_lock(&store->apply);
     memcpy(status->cluster_id, store->system.cluster_id, sizeof status->cluster_id);
     status->applied_index = store->applied_index;
@@ -77,8 +75,7 @@ static void applied_status(struct bp_store *store, struct bp_status *status)
     pthread_mutex_unlock(&store->apply);
 }
 
-void bp_get_status(struct bp_store *store, struct bp_status *status)
-{
+void bp_get_status(struct bp_store *store, struct bp_status *status) {
     memset(status, 0, sizeof *status);
     memcpy(status->store_id, store->store_id, sizeof status->store_id);
     status->member_id = status->vote = store->member_id;
@@ -97,7 +94,8 @@ void bp_get_status(struct bp_store *store, struct bp_status *status)
     status->leases = bp_leases_count(store->leases);
     status->watches = bp_hub_watches(store->hub);
     status->watch_lag_cancels = bp_hub_lag_cancels(store->hub);
-    (void)bp_disk_space(store->disk, store->dir, &status->disk_free_bytes, &status->disk_total_bytes);
+    (void)bp_disk_space(store->disk, store->dir, &status->disk_free_bytes,
+                        &status->disk_total_bytes);
     status->disk_reserve_bytes = bp_reserve_size(store);
     status->checkpoint_index = load(&store->keeper.checkpoint_index);
     status->checkpoint_bytes = load(&store->keeper.checkpoint_bytes);
@@ -116,7 +114,4 @@ void bp_get_status(struct bp_store *store, struct bp_status *status)
     pthread_mutex_unlock(&store->driver.mutex);
 }
 
-const char *bp_version_string(void)
-{
-    return "0.1.0";
-}
+const char *bp_version_string(void) { return "0.1.0"; }

@@ -1,12 +1,15 @@
 /*
  * Surveys (see survey.h): one segment at a time, whole in memory.
  *
- *   log       [header][frame][frame]xxxxxx[frame][frame]yyyy000000      x: damage, found by going on at the next frame (salt, CRC)
- *   settled   [header][record]xxxx[record][record]0000                  y: damage at the end: a torn tail, or damage below a synced mark
+ *   log       [header][frame][frame]xxxxxx[frame][frame]yyyy000000
+ *       x: damage, found by going on at the next frame (salt, CRC)
+ *   settled   [header][record]xxxx[record][record]0000
+ *       y: damage at the end: a torn tail, or damage below a synced mark
  *
- * The end of a log segment is in the header of the one that follows it (`limit`); in the newest one a bad end is a torn tail unless some
- * frame says that the log was durable beyond it. The end of a settled segment is in the checkpoints that name it; what was being copied
- * behind it when the power went is nobody's.
+ * The end of a log segment is in the header of the one that follows it (`limit`); in the newest one
+ * a bad end is a torn tail unless some frame says that the log was durable beyond it. The end of a
+ * settled segment is in the checkpoints that name it; what was being copied behind it when the
+ * power went is nobody's.
  *
  * Invariant: counts and visits cover exactly the frames and records whose checksums hold.
  */
@@ -185,7 +188,10 @@ static int scan_units(struct scan *scan) {
         good = at += size;
     }
     survey->end = good;
-    /* Behind the last unit a new segment is zeros; in one that was followed by another nothing may be missing. */
+    /*
+     * Behind the last unit a new segment is zeros; in one that was followed by another nothing may
+     * be missing.
+     */
     if (code == BP_OK && good < scan->end &&
         (survey->limit != 0 || !all_zero(scan->bytes + good, scan->end - good))) {
         note_damage(survey, good, scan->end);
@@ -283,7 +289,10 @@ static int by_id(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-/* Where each log segment ends, by the header of the one that goes on from it: the newest that says so. What a header jumps over is void. */
+/*
+ * Where each log segment ends, by the header of the one that goes on from it: the newest that says
+ * so. What a header jumps over is void.
+ */
 static void limit_logs(struct bp_surveys *surveys) {
     for (uint32_t i = 0; i < surveys->n; i++) {
         const struct bp_survey *later = &surveys->list[i];
@@ -312,7 +321,10 @@ static void limit_settled(struct bp_surveys *surveys, const struct bp_ckpt_segme
     }
 }
 
-/* The newest log segment's bad end is a torn tail unless it was durable beyond it; a settled one's where nobody knows its end. */
+/*
+ * The newest log segment's bad end is a torn tail unless it was durable beyond it; a settled one's
+ * where nobody knows its end.
+ */
 static void judge_tails(struct bp_surveys *surveys) {
     struct bp_survey *newest = NULL;
     struct bp_pos synced = {0};

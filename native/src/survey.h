@@ -1,5 +1,6 @@
 /*
- * A survey of a store's directory: what is in each file, damaged or not. Read only, trusting nothing; what fsck reports and salvages from.
+ * A survey of a store's directory: what is in each file, damaged or not. Read only, trusting
+ * nothing; what fsck reports and salvages from.
  */
 #ifndef BP_SURVEY_H
 #define BP_SURVEY_H
@@ -20,8 +21,8 @@ struct bp_survey {
     struct bp_segment_header header;
     uint64_t size; /* of the file */
     bool orphan;   /* nothing refers to it: the next start removes it, and damage in it is none */
-    uint64_t
-        limit; /* what counts ends here: the next log segment's header, or a checkpoint, says so; 0 none does */
+    /* What counts ends here: the next log segment's header, or a checkpoint, says so; 0: nobody does. */
+    uint64_t limit;
     uint64_t end;     /* behind the last good frame or record */
     uint64_t units;   /* good frames, or records */
     uint64_t entries; /* log entries */
@@ -41,7 +42,10 @@ struct bp_surveys {
     uint32_t n, capacity;
 };
 
-/* What is found; either may be NULL. A non-zero return stops and is returned. Payloads and keys are borrowed. */
+/*
+ * What is found; either may be NULL. A non-zero return stops and is returned. Payloads and keys are
+ * borrowed.
+ */
 struct bp_survey_visitor {
     void *arg;
     int (*entry)(void *arg, const struct bp_entry *entry, struct bp_error *err);
@@ -51,8 +55,8 @@ struct bp_survey_visitor {
 };
 
 /*
- * All segments of `dir`. Damage is in the result, not an error. `named`: what the good checkpoints name; NULL when there is none, which
- * makes every settled segment worth reading to its end.
+ * All segments of `dir`. Damage is in the result, not an error. `named`: what the good checkpoints
+ * name; NULL when there is none, which makes every settled segment worth reading to its end.
  */
 int bp_survey_all(struct bp_disk *disk, const char *dir, const struct bp_ckpt_segment *named,
                   uint32_t n_named, struct bp_surveys *surveys, struct bp_error *err);

@@ -6,9 +6,11 @@
  *                   cut: through `edge`   whole: straight into `out`
  *
  * Invariants
- *   - A chunk is verified whole before any byte of it counts; the table is verified before it is believed.
+ *   - A chunk is verified whole before any byte of it counts; the table is verified before it is
+ *     believed.
  *   - Bytes of `out` are meaningful only after BP_OK.
- *   - A file that ends early is damage like any other (DATA_LOSS); a device that will not read is UNAVAILABLE.
+ *   - A file that ends early is damage like any other (DATA_LOSS); a device that will not read is
+ *     UNAVAILABLE.
  */
 #include "value.h"
 
@@ -19,9 +21,9 @@
 
 #include "bytes.h"
 #include "crc32c.h"
-#include "value_cache.h"
 #include "limits.h"
 #include "log_internal.h"
+#include "value_cache.h"
 
 #define CHUNKS_MAX (BP_VALUE_MAX / BP_CRC_CHUNK)
 

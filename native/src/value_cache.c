@@ -1,16 +1,19 @@
 /*
  * The value cache: one array of 64-byte lines, no locks, no lists, no counts.
  *
- *   value of n bytes -> k = lines for 16 + n bytes -> place h mod (lines / k), of two hashes of where the value lies on disk
+ *   value of n bytes -> k = lines for 16 + n bytes -> place h mod (lines / k), of two hashes of
+ *   where the value lies on disk
  *
  *   |k lines                    |k lines                    |
  *   |place u64|size:crc u64|bytes|                          |
  *
- * Values of other sizes share the same lines and may write over each other, and a reader may meet a half-written entry: the value's CRC
- * settles it. What does not match the place, the size and the CRC that the index gives is simply not there. A place on disk is never
- * used twice (segment.h), so an entry can be absent but never stale.
+ * Values of other sizes share the same lines and may write over each other, and a reader may meet a
+ * half-written entry: the value's CRC settles it. What does not match the place, the size and the
+ * CRC that the index gives is simply not there. A place on disk is never used twice (segment.h), so
+ * an entry can be absent but never stale.
  *
- * Words are loaded and stored one by one, relaxed: no tearing within a word, and no order is needed beside the CRC.
+ * Words are loaded and stored one by one, relaxed: no tearing within a word, and no order is needed
+ * beside the CRC.
  */
 #include "value_cache.h"
 
@@ -31,10 +34,10 @@ struct bp_value_cache {
     _Atomic uint64_t *words;
 };
 
-_Static_assert((BP_VALUE_CACHE_VALUE_MAX + TAG_WORDS * 8) % LINE == 0, "the largest value fills its last line");
+_Static_assert((BP_VALUE_CACHE_VALUE_MAX + TAG_WORDS * 8) % LINE == 0,
+               "the largest value fills its last line");
 
-struct bp_value_cache *bp_value_cache_new(uint64_t bytes)
-{
+struct bp_value_cache *bp_value_cache_new(uint64_t bytes) {
     if (bytes < BP_VALUE_CACHE_BYTES_MIN) {
         return NULL;
     }
@@ -44,7 +47,8 @@ struct bp_value_cache *bp_value_cache_new(uint64_t bytes)
     }
     cache->lines = bytes / LINE;
     cache->mapped = cache->lines * LINE;
-    void *map = mmap(NULL, cache->mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *map = mmap(NULL, cache->mapped, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map == MAP_FAILED) {
         free(cache);
         return NULL;
@@ -54,27 +58,22 @@ struct bp_value_cache *bp_value_cache_new(uint64_t bytes)
     return cache;
 }
 
-void bp_value_cache_free(struct bp_value_cache *cache)
-{
+void bp_value_cache_free(struct bp_value_cache *cache) {
     if (cache != NULL) {
         munmap((void *)cache->words, cache->mapped);
         free(cache);
     }
 }
 
-static uint64_t words_of(uint32_t size)
-{
-    return ((uint64_t)size + 7) / 8;
-}
+static uint64_t words_of(uint32_t size) { return ((uint64_t)size + 7) / 8; }
 
-static uint64_t tag_of(const struct bp_value_ref *value)
-{
+static uint64_t tag_of(const struct bp_value_ref *value) {
     return (uint64_t)value->size << 32 | value->crc;
 }
 
 /* The first word of the value's place; `way` 0 or 1. */
-static _Atomic uint64_t *place(const struct bp_value_cache *cache, const struct bp_value_ref *value, uint32_t way)
-{
+static _Atomic uint64_t *place(const struct bp_value_cache *cache, const struct bp_value_ref *value,
+                               uint32_t way) {
     uint64_t k = (words_of(value->size) + TAG_WORDS + WORDS_PER_LINE - 1) / WORDS_PER_LINE;
     uint64_t h = bp_pos_u64(value->at) * (way == 0 ? 0x9e3779b97f4a7c15ull : 0xc2b2ae3d27d4eb4full);
     h ^= h >> 29;
@@ -83,14 +82,12 @@ static _Atomic uint64_t *place(const struct bp_value_cache *cache, const struct 
     return cache->words + slot * k * WORDS_PER_LINE;
 }
 
-static bool holds(const _Atomic uint64_t *entry, const struct bp_value_ref *value)
-{
+static bool holds(const _Atomic uint64_t *entry, const struct bp_value_ref *value) {
     return atomic_load_explicit(&entry[0], memory_order_relaxed) == bp_pos_u64(value->at) &&
            atomic_load_explicit(&entry[1], memory_order_relaxed) == tag_of(value);
 }
 
-static void copy_out(const _Atomic uint64_t *words, uint8_t *out, uint32_t size)
-{
+static void copy_out(const _Atomic uint64_t *words, uint8_t *out, uint32_t size) {
     uint32_t whole = size / 8;
     for (uint32_t i = 0; i < whole; i++) {
         uint64_t word = atomic_load_explicit(&words[i], memory_order_relaxed);
@@ -102,8 +99,8 @@ static void copy_out(const _Atomic uint64_t *words, uint8_t *out, uint32_t size)
     }
 }
 
-bool bp_value_cache_get(const struct bp_value_cache *cache, const struct bp_value_ref *value, uint8_t *out)
-{
+bool bp_value_cache_get(const struct bp_value_cache *cache, const struct bp_value_ref *value,
+                        uint8_t *out) {
     for (uint32_t way = 0; way < 2; way++) {
         const _Atomic uint64_t *entry = place(cache, value, way);
         if (holds(entry, value)) {
@@ -116,8 +113,8 @@ bool bp_value_cache_get(const struct bp_value_cache *cache, const struct bp_valu
     return false;
 }
 
-void bp_value_cache_put(struct bp_value_cache *cache, const struct bp_value_ref *value, const uint8_t *bytes)
-{
+void bp_value_cache_put(struct bp_value_cache *cache, const struct bp_value_ref *value,
+                        const uint8_t *bytes) {
     _Atomic uint64_t *entry = place(cache, value, 0);
     /* An occupied first place sends the value to its second one, whoever is there. */
     if (atomic_load_explicit(&entry[0], memory_order_relaxed) != 0) {

@@ -1,4 +1,7 @@
-/* The value cache: small values that were read lately, so that a hot read costs no system call. Its workings are drawn in value_cache.c. */
+/*
+ * The value cache: small values that were read lately, so that a hot read costs no system call. Its
+ * workings are drawn in value_cache.c.
+ */
 #ifndef BP_VALUE_CACHE_H
 #define BP_VALUE_CACHE_H
 
@@ -13,12 +16,17 @@
 
 struct bp_value_cache;
 
-/* Address space for `bytes`, memory as it fills. NULL below BP_VALUE_CACHE_BYTES_MIN or when there is no room. */
+/*
+ * Address space for `bytes`, memory as it fills. NULL below BP_VALUE_CACHE_BYTES_MIN or when there
+ * is no room.
+ */
 struct bp_value_cache *bp_value_cache_new(uint64_t bytes);
 void bp_value_cache_free(struct bp_value_cache *cache);
 /* The whole value into `out`, matching its CRC; false when it is not here. Any thread. */
-bool bp_value_cache_get(const struct bp_value_cache *cache, const struct bp_value_ref *value, uint8_t *out);
+bool bp_value_cache_get(const struct bp_value_cache *cache, const struct bp_value_ref *value,
+                        uint8_t *out);
 /* `bytes` are the value's and match its CRC. Any thread. */
-void bp_value_cache_put(struct bp_value_cache *cache, const struct bp_value_ref *value, const uint8_t *bytes);
+void bp_value_cache_put(struct bp_value_cache *cache, const struct bp_value_ref *value,
+                        const uint8_t *bytes);
 
 #endif

@@ -1,18 +1,22 @@
 /*
  * The hub: all watches of a store, and who of them has something to read (see watch.h).
  *
- *   note(k, r)     every watch whose range holds k:  first_noted = min(first_noted, r), on the fresh list
- *   publish(r)     every fresh watch:                last_noted = r, off the list; woken if it waits
+ *   note(k, r)     every watch whose range holds k:
+ *       first_noted = min(first_noted, r), on the fresh list
+ *   publish(r)     every fresh watch:
+ *       last_noted = r, off the list; woken if it waits
  *   watch_read.c   reads [first_noted, published], then is clean unless a later note came
  *
- * Nothing is lost between opening and the applier, who looks at n_watches without the lock and may miss a watch that is being opened:
- * a new watch is born fresh with first_noted = published + 1, as if noted. What the applier noted in between is published after the
- * watch is in place (so publish finds it on the list) or before the hub's mutex was taken (then the revision read under it covers it).
- * After its next publication the applier has held the mutex and sees the watch. A watch decides to wait under the mutex after
- * looking at the published revision, so a publication comes before that look or wakes it.
+ * Nothing is lost between opening and the applier, who looks at n_watches without the lock and may
+ * miss a watch that is being opened: a new watch is born fresh with first_noted = published + 1, as
+ * if noted. What the applier noted in between is published after the watch is in place (so publish
+ * finds it on the list) or before the hub's mutex was taken (then the revision read under it covers
+ * it). After its next publication the applier has held the mutex and sees the watch. A watch
+ * decides to wait under the mutex after looking at the published revision, so a publication comes
+ * before that look or wakes it.
  *
- * Invariants: a watch owes at most one completion; first_noted <= every unread effect in range that was noted; a watch that is clean
- * and not fresh has read everything up to the published revision.
+ * Invariants: a watch owes at most one completion; first_noted <= every unread effect in range that
+ * was noted; a watch that is clean and not fresh has read everything up to the published revision.
  */
 #include <stdlib.h>
 
@@ -129,7 +133,8 @@ void bp_hub_publish(struct bp_hub *hub, uint64_t revision) {
             watch->first_noted = BP_WATCH_CLEAN; /* read already, or never noted */
         } else if (watch->waiting) {
             wake(
-                watch); /* whatever one publication brings, a watch that waited for it was not slow */
+                /* whatever one publication brings, a watch that waited for it was not slow */
+                watch);
         } else if (watch->noted - watch->seen > lag_max) {
             watch->too_slow = true;
         }

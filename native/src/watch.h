@@ -1,13 +1,17 @@
 /*
- * Watches: who wants to hear of which keys, and from where. Nothing is buffered for a watch: it reads the history when it is asked.
+ * Watches: who wants to hear of which keys, and from where. Nothing is buffered for a watch: it
+ * reads the history when it is asked.
  *
- *   applier: effect on key k at revision r --note--> every watch whose range holds k and that is clean is marked dirty from r
- *   publish                                 --wake--> one completion for each newly dirty watch that waits
- *   client:  bp_watch_next: history from the watch's revision, filtered, until a response is full or the present is reached
+ *   applier: effect on key k at revision r --note--> every watch whose range holds k and that is
+ *   clean is marked dirty from r
+ *   publish
+ *       --wake--> one completion for each newly dirty watch that waits
+ *   client:  bp_watch_next: history from the watch's revision, filtered, until a response is full
+ *   or the present is reached
  *
- * A watch is clean at R when no effect <= R in its range is unread; then it may skip to the first noted revision.
- * One whose next revision is at or below the compaction revision, or more than watch_lag_max effects behind, is cancelled with the
- * revision to resume from.
+ * A watch is clean at R when no effect <= R in its range is unread; then it may skip to the first
+ * noted revision. One whose next revision is at or below the compaction revision, or more than
+ * watch_lag_max effects behind, is cancelled with the revision to resume from.
  */
 #ifndef BP_WATCH_H
 #define BP_WATCH_H

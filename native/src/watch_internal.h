@@ -4,7 +4,8 @@
  *   next_rev --------- first_noted ------------- published
  *     | nothing in range | may hold something      |  (noted, not yet visible)
  *
- * The hub's mutex guards what the applier and the reader both touch; the rest is the reader's alone.
+ * The hub's mutex guards what the applier and the reader both touch; the rest is the reader's
+ * alone.
  */
 #ifndef BP_WATCH_INTERNAL_H
 #define BP_WATCH_INTERNAL_H
@@ -35,12 +36,12 @@ struct bp_watch {
 
     /* hub.mutex */
     struct bp_watch *next, **link; /* of all watches */
-    struct bp_watch *fresh_next,
-        **fresh_link; /* of those noted since the last publication; link NULL: not among them */
-    uint64_t
-        first_noted; /* no effect in range before it is unread; CLEAN: none at all that was noted */
-    uint64_t
-        last_noted;   /* the publication that covers the newest note; not yet known while fresh */
+    /* Of those noted since the last publication; link NULL: not among them. */
+    struct bp_watch *fresh_next, **fresh_link;
+    /* No effect in range before it is unread; CLEAN: none at all that was noted. */
+    uint64_t first_noted;
+    /* The publication that covers the newest note; not yet known while fresh. */
+    uint64_t last_noted;
     uint64_t noted;   /* effects in range since the watch was opened.. */
     uint64_t seen;    /* ..and of these, read */
     uint64_t sent_ns; /* when the last response was made, for progress marks */

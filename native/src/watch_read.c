@@ -2,15 +2,19 @@
  * What a watch is told next: history, filtered, from where it stands to the present.
  *
  *   history   r5: a b | r6: c | r7: a d e f ...          in range: a, d, e, f
- *   piece     [ a@5  a@7  d@7  e@7 ]   copied under the index's history lock, at most `capacity` effects
- *   response  { a@5 } revision 6       whole revisions; what no longer fits is read again for the next one
- *             { a@7 d@7 } revision 7 fragment, { e@7 f@7 } revision 7     only where one revision alone is too large
+ *   piece     [ a@5  a@7  d@7  e@7 ]
+ *       copied under the index's history lock, at most `capacity` effects
+ *   response  { a@5 } revision 6
+ *       whole revisions; what no longer fits is read again for the next one
+ *             { a@7 d@7 } revision 7 fragment, { e@7 f@7 } revision 7
+ *                 only where one revision alone is too large
  *
- * A piece is gathered and its values read inside one read section, so the cleaner cannot take the segments away in between. `at` moves
- * only with a response, or over effects that are not of this watch, so every event goes out exactly once.
+ * A piece is gathered and its values read inside one read section, so the cleaner cannot take the
+ * segments away in between. `at` moves only with a response, or over effects that are not of this
+ * watch, so every event goes out exactly once.
  *
- * Invariants: a fragment is sent only when an event that follows it within the same revision has been seen; a response other than
- * created, progress and canceled has events.
+ * Invariants: a fragment is sent only when an event that follows it within the same revision has
+ * been seen; a response other than created, progress and canceled has events.
  */
 #include <assert.h>
 #include <stdio.h>
@@ -20,7 +24,8 @@
 
 enum {
     PIECE_EFFECTS =
-        256, /* and more, the deeper into one revision we are: finding the place again costs its skip */
+        /* and more, the deeper into one revision we are: finding the place again costs its skip */
+    256,
     PIECE_EFFECTS_MAX = 65536,
     EFFECTS_MAX =
         16384, /* scanned in one call without anything to send; then others get their turn */
@@ -124,7 +129,10 @@ static bool piece_fill(struct piece *piece, const struct bp_view *view, struct b
     piece->key_bytes = 0;
     piece->full = false;
     uint64_t next = 0;
-    /* Skipped effects count too; one more than fits, so that the end of a revision is seen when it is there. */
+    /*
+     * Skipped effects count too; one more than fits, so that the end of a revision is seen when it
+     * is there.
+     */
     uint32_t max =
         (uint32_t)(at.skip < UINT32_MAX / 2 ? at.skip : UINT32_MAX / 2) + piece->capacity + 1;
     int rc = bp_history_scan(view->index, at.revision, view->revision, max, &next, gather, piece);
@@ -215,12 +223,18 @@ static bool draft_piece(struct draft *draft, struct piece *piece) {
     return reachable;
 }
 
-/* In the middle of a revision some of whose events are drafted: go on, whatever it costs, or a fragment could be the end of it. */
+/*
+ * In the middle of a revision some of whose events are drafted: go on, whatever it costs, or a
+ * fragment could be the end of it.
+ */
 static bool inside_revision(const struct draft *draft) {
     return draft->at.revision == draft->revision && draft->reply.size > draft->whole_size;
 }
 
-/* Read until the response is full, the present is reached or enough was scanned. False: the history from `at` on is gone. */
+/*
+ * Read until the response is full, the present is reached or enough was scanned. False: the history
+ * from `at` on is gone.
+ */
 static bool draft_events(struct draft *draft) {
     bool reachable = true;
     while (reachable && !draft->full && !draft->failed &&
@@ -339,7 +353,9 @@ static void commit(struct bp_watch *watch, const struct draft *draft, uint64_t n
         if (watch->first_noted <= read_to) {
             watch->first_noted = read_to + 1;
         }
-        /* What was noted before the applier knew of this watch is seen without having been counted. */
+        /*
+         * What was noted before the applier knew of this watch is seen without having been counted.
+         */
         watch->seen =
             draft->seen < watch->noted - watch->seen ? watch->seen + draft->seen : watch->noted;
     }
@@ -349,7 +365,10 @@ static void commit(struct bp_watch *watch, const struct draft *draft, uint64_t n
     pthread_mutex_unlock(&hub->mutex);
 }
 
-/* Read and answer; -1 when there was nothing for this watch, 0 when others should have a turn first. */
+/*
+ * Read and answer; -1 when there was nothing for this watch, 0 when others should have a turn
+ * first.
+ */
 static int read_on(struct bp_watch *watch, uint64_t now_ns, struct bp_reply *out) {
     struct bp_store *store = watch->hub->store;
     struct draft draft = {.watch = watch, .at = watch->at, .revision = 0};

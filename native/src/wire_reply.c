@@ -184,8 +184,8 @@ static int op_result(struct reply *r, const struct bp_op *op, bool only_delete) 
 /* What a branch's results are made of, known before the first is written. */
 struct tally {
     uint32_t deletes, reads;
-    uint64_t
-        reserved; /* bytes of the results without keys and values of scans and values of gets */
+    /* Bytes of the results without keys and values of scans and values of gets. */
+    uint64_t reserved;
 };
 
 static struct tally tally_branch(const struct bp_request *request, uint32_t at, uint32_t n) {

@@ -6,8 +6,8 @@
  *   CHECK_OK(status, err)       expect BP_OK, else print the engine's error
  *   RUN(test)                   run one test function; its name is printed when it starts
  *
- * A test program may be given the name of one test as its only argument and then runs that alone, so that
- * tests/mutations.toml can name exactly the test that must turn red.
+ * A test program may be given the name of one test as its only argument and then runs that alone,
+ * so that tests/mutations.toml can name exactly the test that must turn red.
  */
 #ifndef BP_TESTS_CHECK_H
 #define BP_TESTS_CHECK_H

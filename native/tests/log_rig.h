@@ -2,7 +2,8 @@
  * What the log's tests stand on: a log on a simulated disk, and a model of what was appended.
  *
  *   rig    sim -> disk -> segments -> log        mount, open, (cut), unmount, mount, open, ...
- *   model  entry i has a payload that follows from (i, term), so that a reopened log can be checked without remembering it
+ *   model  entry i has a payload that follows from (i, term), so that a reopened log can be checked
+ *   without remembering it
  */
 #ifndef BP_TESTS_LOG_RIG_H
 #define BP_TESTS_LOG_RIG_H
@@ -14,7 +15,10 @@
 
 #define RIG_DIR "/d"
 
-/* Sanitizers look for other faults than the plain run does, and cost ten times as much: there, every 7th case does. */
+/*
+ * Sanitizers look for other faults than the plain run does, and cost ten times as much: there,
+ * every 7th case does.
+ */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define RIG_STRIDE 7u
 #elif defined(__has_feature)
@@ -107,7 +111,7 @@ static inline void rig_free(struct rig *rig) {
     bp_sim_free(rig->sim);
 }
 
-/* ---- the model ----------------------------------------------------------------------------------------------------------- */
+/* ---- the model ------------------------------------------------------------------------------- */
 
 static inline uint32_t rig_size(uint64_t index, uint64_t term) {
     return (uint32_t)(rig_mix(index * 31 + term) % 120);
@@ -172,7 +176,9 @@ static inline int rig_each(void *arg, const struct bp_entry *entry) {
     return 0;
 }
 
-/* What recovery found is 1..n (or start+1..), whole, where it says it is; returns the last index. */
+/*
+ * What recovery found is 1..n (or start+1..), whole, where it says it is; returns the last index.
+ */
 static inline uint64_t rig_verify_from(struct rig *rig, uint64_t first) {
     uint64_t next = first;
     CHECK_OK(

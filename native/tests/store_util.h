@@ -7,20 +7,25 @@
 
 /* Small segments, no threads, small tables: a store that opens in a fraction of a millisecond. */
 struct bp_options test_options(void);
-int test_open(struct bp_sim *sim, const struct bp_options *options, struct bp_store **store, struct bp_error *err);
+int test_open(struct bp_sim *sim, const struct bp_options *options, struct bp_store **store,
+              struct bp_error *err);
 /* Opens or fails the test. */
 struct bp_store *test_must_open(struct bp_sim *sim, const struct bp_options *options);
 
 /* Requests on user keys given as text; return the code. */
 int test_put(struct bp_store *store, const char *key, const char *value, uint64_t *revision);
-int test_put_bytes(struct bp_store *store, const char *key, const void *value, uint32_t size, uint64_t lease, const char *id, uint64_t *revision);
+int test_put_bytes(struct bp_store *store, const char *key, const void *value, uint32_t size,
+                   uint64_t lease, const char *id, uint64_t *revision);
 int test_delete(struct bp_store *store, const char *key, uint64_t *revision);
 int test_delete_range(struct bp_store *store, const char *from, const char *to, uint64_t *deleted);
 /* n puts "<prefix><i>" = value, atomically. */
-int test_batch(struct bp_store *store, const char *prefix, uint32_t n, const char *value, uint64_t *revision);
+int test_batch(struct bp_store *store, const char *prefix, uint32_t n, const char *value,
+               uint64_t *revision);
 /* then-branch puts key = value if mod_revision(key) == expected. */
-int test_cas(struct bp_store *store, const char *key, uint64_t expected, const char *value, int *succeeded);
-int test_compare_value(struct bp_store *store, const char *key, const char *expected, const char *value, int *succeeded);
+int test_cas(struct bp_store *store, const char *key, uint64_t expected, const char *value,
+             int *succeeded);
+int test_compare_value(struct bp_store *store, const char *key, const char *expected,
+                       const char *value, int *succeeded);
 int test_grant(struct bp_store *store, uint64_t lease, uint64_t ttl_ms);
 int test_revoke(struct bp_store *store, uint64_t lease, uint64_t *deleted);
 int test_compact(struct bp_store *store, uint64_t revision);

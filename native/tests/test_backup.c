@@ -1,6 +1,6 @@
 /*
- * Backup and restore: everything at one revision, while writes go on; a damaged or cut file restores nothing; a restore that is interrupted
- * leaves nothing that opens.
+ * Backup and restore: everything at one revision, while writes go on; a damaged or cut file
+ * restores nothing; a restore that is interrupted leaves nothing that opens.
  */
 #include "../src/backup.h"
 #include "../src/image.h"

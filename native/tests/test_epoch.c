@@ -1,4 +1,7 @@
-/* Read sections: what a reader may still use is not taken away, and nobody waits for a reader who came later. */
+/*
+ * Read sections: what a reader may still use is not taken away, and nobody waits for a reader who
+ * came later.
+ */
 #include "../src/epoch.h"
 
 #include <pthread.h>
@@ -58,7 +61,10 @@ static void a_reader_in_the_older_counter_is_waited_for_by_both_tickets(void) {
     CHECK(bp_epoch_passed(&epoch, first));
 }
 
-/* Objects that readers reach through a pointer, and the keeper takes away: the value behind it is gone once it is "freed". */
+/*
+ * Objects that readers reach through a pointer, and the keeper takes away: the value behind it is
+ * gone once it is "freed".
+ */
 struct shared {
     struct bp_epoch epoch;
     _Atomic(uint64_t *) current;

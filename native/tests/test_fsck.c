@@ -1,5 +1,6 @@
 /*
- * fsck: says what is there without changing a byte, knows a torn tail from damage, and saves what is intact.
+ * fsck: says what is there without changing a byte, knows a torn tail from damage, and saves what
+ * is intact.
  */
 #include "../src/checkpoint.h"
 #include "../src/fsck.h"

@@ -169,7 +169,7 @@ static void the_newest_hardstate_is_known_after_reopening(void) {
     rig_free(&rig);
 }
 
-/* ---- rotation ------------------------------------------------------------------------------------------------------------ */
+/* ---- rotation -------------------------------------------------------------------------------- */
 
 static void a_full_segment_is_followed_by_the_next(void) {
     struct rig rig;
@@ -314,7 +314,7 @@ static void a_crash_at_each_step_of_a_rotation_loses_nothing_synced(void) {
     }
 }
 
-/* ---- marks --------------------------------------------------------------------------------------------------------------- */
+/* ---- marks ----------------------------------------------------------------------------------- */
 
 static void a_mark_is_written_once_for_what_was_synced(void) {
     struct rig rig;
@@ -367,7 +367,7 @@ static void a_mark_makes_damage_of_the_last_acknowledged_frame_detectable(void) 
     }
 }
 
-/* ---- full disk ----------------------------------------------------------------------------------------------------------- */
+/* ---- full disk ------------------------------------------------------------------------------- */
 
 static void no_space_for_a_frame_leaves_the_log_usable(void) {
     struct rig rig;
@@ -389,7 +389,10 @@ static void no_space_for_a_frame_leaves_the_log_usable(void) {
     rig_free(&rig);
 }
 
-/* A disk on which a write may stop half way with ENOSPC: `allow` bytes of the next write get through, then it fails. */
+/*
+ * A disk on which a write may stop half way with ENOSPC: `allow` bytes of the next write get
+ * through, then it fails.
+ */
 struct half_disk {
     struct bp_io below;
     int64_t allow; /* -1: all */
@@ -469,8 +472,9 @@ static void half_io(struct half_disk *half, struct bp_sim *sim, struct bp_io *io
 }
 
 /*
- * A frame whose write failed is answered with RESOURCE_EXHAUSTED, so it must not come back. Its last bytes are zero, as the preallocated
- * file is: cut the write there and what is in the file is the whole frame. Then with every other length, too.
+ * A frame whose write failed is answered with RESOURCE_EXHAUSTED, so it must not come back. Its
+ * last bytes are zero, as the preallocated file is: cut the write there and what is in the file is
+ * the whole frame. Then with every other length, too.
  */
 static void a_failed_frame_never_comes_back(void) {
     enum { PAYLOAD = 40 };
@@ -541,7 +545,7 @@ static void no_space_for_the_next_segment_leaves_the_log_usable(void) {
     }
 }
 
-/* ---- failing disk -------------------------------------------------------------------------------------------------------- */
+/* ---- failing disk ---------------------------------------------------------------------------- */
 
 static void check_poisoned(struct rig *rig) {
     CHECK(bp_log_poisoned(rig->log));
@@ -615,7 +619,7 @@ static void a_rotation_whose_outcome_is_unknown_poisons_the_log(void) {
     }
 }
 
-/* ---- walking, decoding --------------------------------------------------------------------------------------------------- */
+/* ---- walking, decoding ----------------------------------------------------------------------- */
 
 static void a_walk_sees_every_entry_and_refuses_damage(void) {
     struct rig rig;

@@ -1,14 +1,17 @@
-/* Recovery: power cuts at every byte, damage at every byte, crashes inside recovery itself, chains, and replay from a checkpoint. */
+/*
+ * Recovery: power cuts at every byte, damage at every byte, crashes inside recovery itself, chains,
+ * and replay from a checkpoint.
+ */
 #include <errno.h>
 
 #include "../src/crc32c.h"
 #include "log_rig.h"
 
-/* ---- power cuts ---------------------------------------------------------------------------------------------------------- */
+/* ---- power cuts ------------------------------------------------------------------------------ */
 
 /*
- * Append, mark and sync at random, by seed; stops when the disk does. `durable` is the last index known durable before, the result the one
- * after; *appended the last one tried.
+ * Append, mark and sync at random, by seed; stops when the disk does. `durable` is the last index
+ * known durable before, the result the one after; *appended the last one tried.
  */
 static uint64_t random_workload(struct rig *rig, uint64_t seed, uint32_t steps, uint64_t durable,
                                 uint64_t *appended) {
@@ -35,7 +38,10 @@ static uint64_t random_workload(struct rig *rig, uint64_t seed, uint32_t steps, 
     return durable;
 }
 
-/* What must hold after any power cut: a prefix of what was appended, with all that was synced; and it goes on from there. */
+/*
+ * What must hold after any power cut: a prefix of what was appended, with all that was synced; and
+ * it goes on from there.
+ */
 static uint64_t check_recovered(struct rig *rig, uint64_t durable, uint64_t appended) {
     CHECK_OK(rig_open(rig), &rig->err);
     uint64_t last = rig_verify(rig);
@@ -136,7 +142,7 @@ static void good_frames_behind_a_torn_one_are_discarded(void) {
     rig_free(&rig);
 }
 
-/* ---- damage -------------------------------------------------------------------------------------------------------------- */
+/* ---- damage ---------------------------------------------------------------------------------- */
 
 static void a_flip_of_every_byte_is_refused_or_leaves_a_prefix(void) {
     struct rig rig;
@@ -208,7 +214,10 @@ static void a_refusal_changes_nothing_on_disk(void) {
     rig_free(&rig);
 }
 
-/* What recovery copied is durable and marked: its damage is damage, also when nothing was appended since. */
+/*
+ * What recovery copied is durable and marked: its damage is damage, also when nothing was appended
+ * since.
+ */
 static void damage_to_what_recovery_copied_is_refused(void) {
     struct rig rig;
     rig_init(&rig, 4);
@@ -231,7 +240,7 @@ static void damage_to_what_recovery_copied_is_refused(void) {
     bp_sim_free(rig.sim);
 }
 
-/* ---- crashes inside recovery --------------------------------------------------------------------------------------------- */
+/* ---- crashes inside recovery ----------------------------------------------------------------- */
 
 static void a_crash_at_each_step_of_recovery_repeats_it(void) {
     const int sites[] = {BP_SITE_LOG_DIR_SYNC, BP_SITE_LOG_CREATE,      BP_SITE_LOG_ALLOCATE,
@@ -302,7 +311,7 @@ static void a_crash_at_each_step_of_the_first_open_starts_again(void) {
     }
 }
 
-/* ---- segments that come and go ------------------------------------------------------------------------------------------- */
+/* ---- segments that come and go --------------------------------------------------------------- */
 
 static void a_hundred_opens_without_writes_leave_two_files(void) {
     struct rig rig;
@@ -455,7 +464,7 @@ static void ids_are_never_used_again(void) {
     rig_free(&rig);
 }
 
-/* ---- contiguity ---------------------------------------------------------------------------------------------------------- */
+/* ---- contiguity ------------------------------------------------------------------------------ */
 
 /* Append frames that bp_log_append would refuse: through a log that believes to be elsewhere. */
 static void append_raw(struct rig *rig, uint64_t index, uint64_t term, uint64_t first_revision,
@@ -524,7 +533,9 @@ static void superseding_a_committed_entry_is_corruption(void) {
     rig_init(&rig, 1);
     CHECK_OK(rig_open(&rig), &rig.err);
     rig_append_to(&rig, 5);
-    /* A log opened from a checkpoint does not know the commit recorded before its start, and obeys. */
+    /*
+     * A log opened from a checkpoint does not know the commit recorded before its start, and obeys.
+     */
     struct bp_pos end = bp_log_end(rig.log);
     uint64_t sequence = bp_log_sequence(rig.log);
     struct bp_hardstate hardstate = {.term = 1, .vote = 1, .commit = 5};
@@ -540,7 +551,7 @@ static void superseding_a_committed_entry_is_corruption(void) {
     expect_refusal(&rig, "supersedes a committed");
 }
 
-/* ---- replay from a checkpoint -------------------------------------------------------------------------------------------- */
+/* ---- replay from a checkpoint ---------------------------------------------------------------- */
 
 static void replay_starts_where_the_checkpoint_says(void) {
     struct rig rig;
@@ -580,7 +591,10 @@ static void replay_starts_where_the_checkpoint_says(void) {
     rig_free(&rig);
 }
 
-/* The segment a checkpoint starts in was empty and dropped: replay begins behind it. Both kept checkpoints work. */
+/*
+ * The segment a checkpoint starts in was empty and dropped: replay begins behind it. Both kept
+ * checkpoints work.
+ */
 static void a_start_in_a_dropped_segment_begins_behind_it(void) {
     struct rig rig;
     rig_init(&rig, 1);
@@ -677,7 +691,7 @@ static void old_segments_are_opened_and_described(void) {
     rig_free(&rig);
 }
 
-/* ---- full disk, failing disk ----------------------------------------------------------------------------------------------- */
+/* ---- full disk, failing disk ----------------------------------------------------------------- */
 
 static void a_restart_on_a_full_disk_works(void) {
     struct rig rig;
@@ -722,7 +736,10 @@ static void a_disk_that_fails_in_recovery_is_an_error_that_leaves_all_as_it_was(
     }
 }
 
-/* A client may store a copy of the very segment its value goes to. Its frames are no frames of the log. */
+/*
+ * A client may store a copy of the very segment its value goes to. Its frames are no frames of the
+ * log.
+ */
 static void a_copy_of_the_log_inside_a_value_is_no_log(void) {
     for (uint32_t keep = 0; keep <= 1024; keep += 256) {
         struct rig rig;

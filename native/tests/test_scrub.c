@@ -1,5 +1,6 @@
 /*
- * Scrubbing: what is sound gives no finding, what is damaged is named with file, offset, key and revision, before any client asks for it.
+ * Scrubbing: what is sound gives no finding, what is damaged is named with file, offset, key and
+ * revision, before any client asks for it.
  */
 #include <pthread.h>
 

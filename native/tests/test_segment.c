@@ -1,4 +1,7 @@
-/* Segment files: headers that say what they are, a table readers need no lock for, creation that is all or nothing. */
+/*
+ * Segment files: headers that say what they are, a table readers need no lock for, creation that is
+ * all or nothing.
+ */
 #include <errno.h>
 #include <pthread.h>
 
@@ -90,7 +93,7 @@ static void impossible_values_are_corruption(void) {
     }
 }
 
-/* ---- the table ----------------------------------------------------------------------------------------------------------- */
+/* ---- the table ------------------------------------------------------------------------------- */
 
 static struct bp_segment *add(struct rig *rig, uint32_t id) {
     struct bp_segment segment = {.header = sample(id, BP_SEGMENT_LOG), .fd = -1};
@@ -188,7 +191,7 @@ static void a_path_is_the_id_in_hex_and_the_kind(void) {
     rig_free(&rig);
 }
 
-/* ---- files --------------------------------------------------------------------------------------------------------------- */
+/* ---- files ----------------------------------------------------------------------------------- */
 
 static int create(struct rig *rig, uint32_t id, int kind, struct bp_segment **out) {
     static const uint8_t extra[3000] = {1, 2, 3, [2999] = 9};

@@ -18,7 +18,9 @@ struct stored {
         begin; /* file offset of the first byte that belongs to the value: its table or itself */
 };
 
-/* A value in a settled segment, with its CRC table before it where it has one, and rubbish around. */
+/*
+ * A value in a settled segment, with its CRC table before it where it has one, and rubbish around.
+ */
 static void store_value(struct stored *stored, uint32_t size) {
     rig_init(&stored->rig, size);
     uint32_t chunks = size <= CHUNK ? 0 : (size + CHUNK - 1) / CHUNK;

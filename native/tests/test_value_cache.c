@@ -6,17 +6,18 @@
 #include "check.h"
 
 /* A value whose bytes follow from its number. */
-static struct bp_value_ref make(uint32_t number, uint8_t bytes[BP_VALUE_CACHE_VALUE_MAX])
-{
+static struct bp_value_ref make(uint32_t number, uint8_t bytes[BP_VALUE_CACHE_VALUE_MAX]) {
     uint32_t size = 1 + number * 37 % BP_VALUE_CACHE_VALUE_MAX;
     for (uint32_t i = 0; i < size; i++) {
         bytes[i] = (uint8_t)((number + i) * 2654435761u >> 24);
     }
-    return (struct bp_value_ref){.at = {.segment = 1 + number / 1000, .offset = 8 + number % 1000 * 1024}, .size = size, .crc = bp_crc32c(0, bytes, size)};
+    return (struct bp_value_ref){
+        .at = {.segment = 1 + number / 1000, .offset = 8 + number % 1000 * 1024},
+        .size = size,
+        .crc = bp_crc32c(0, bytes, size)};
 }
 
-static void test_what_was_put_is_found_and_nothing_else(void)
-{
+static void test_what_was_put_is_found_and_nothing_else(void) {
     struct bp_value_cache *cache = bp_value_cache_new(16u << 20);
     uint8_t bytes[BP_VALUE_CACHE_VALUE_MAX], got[BP_VALUE_CACHE_VALUE_MAX];
     uint32_t found = 0;
@@ -39,8 +40,7 @@ static void test_what_was_put_is_found_and_nothing_else(void)
     bp_value_cache_free(cache);
 }
 
-static void test_a_small_cache_forgets_but_never_mixes_up(void)
-{
+static void test_a_small_cache_forgets_but_never_mixes_up(void) {
     struct bp_value_cache *cache = bp_value_cache_new(BP_VALUE_CACHE_BYTES_MIN);
     uint8_t bytes[BP_VALUE_CACHE_VALUE_MAX], got[BP_VALUE_CACHE_VALUE_MAX];
     uint32_t found = 0;
@@ -64,8 +64,7 @@ struct worker {
     pthread_t thread;
 };
 
-static void *put_and_get(void *arg)
-{
+static void *put_and_get(void *arg) {
     struct worker *worker = arg;
     uint8_t bytes[BP_VALUE_CACHE_VALUE_MAX], got[BP_VALUE_CACHE_VALUE_MAX];
     for (uint32_t i = 0; i < 20000; i++) {
@@ -79,8 +78,7 @@ static void *put_and_get(void *arg)
     return NULL;
 }
 
-static void test_threads_never_read_a_torn_value(void)
-{
+static void test_threads_never_read_a_torn_value(void) {
     struct bp_value_cache *cache = bp_value_cache_new(BP_VALUE_CACHE_BYTES_MIN);
     struct worker workers[3];
     for (uint32_t i = 0; i < 3; i++) {
@@ -93,8 +91,7 @@ static void test_threads_never_read_a_torn_value(void)
     bp_value_cache_free(cache);
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     TESTS_BEGIN;
     RUN(test_what_was_put_is_found_and_nothing_else);
     RUN(test_a_small_cache_forgets_but_never_mixes_up);

@@ -1,5 +1,6 @@
 /*
- * Watches: every change of the range, once, in order; woken, resumed, fragmented, cancelled. And the interval sets they are found by.
+ * Watches: every change of the range, once, in order; woken, resumed, fragmented, cancelled. And
+ * the interval sets they are found by.
  */
 #include <poll.h>
 #include <pthread.h>
@@ -49,7 +50,10 @@ static struct bp_watch *must_open_watch(struct bp_store *store, struct bp_queue 
     return watch;
 }
 
-/* A WatchResponse as text: "@9 +k=v -l +m(old)" and what kind it is: "created", "fragment", "progress", "canceled REASON 12". */
+/*
+ * A WatchResponse as text: "@9 +k=v -l +m(old)" and what kind it is: "created", "fragment",
+ * "progress", "canceled REASON 12".
+ */
 struct response {
     uint64_t revision;
     bool created, fragment, progress, canceled;
@@ -239,8 +243,8 @@ static void put(struct rig *rig, const char *key, const char *value) {
 }
 
 /*
- * A watch is born as if something had been noted that it could not see (watch.c), so the first publication may wake it for nothing. This
- * is that publication.
+ * A watch is born as if something had been noted that it could not see (watch.c), so the first
+ * publication may wake it for nothing. This is that publication.
  */
 static void settle(struct rig *rig) {
     bp_hub_publish(rig->store->hub, atomic_load(&rig->store->revision));
@@ -669,7 +673,9 @@ static void test_closing_the_store_ends_every_watch(void) {
 
 /* ---- between note and publish --------------------------------------------------------------- */
 
-/* The applier noted an effect before it saw the watch: the publication that follows must wake it. */
+/*
+ * The applier noted an effect before it saw the watch: the publication that follows must wake it.
+ */
 static void test_an_effect_noted_before_the_watch_was_there_is_heard_of(void) {
     struct rig rig;
     setup(&rig);
@@ -693,7 +699,10 @@ static void test_an_effect_noted_before_the_watch_was_there_is_heard_of(void) {
     teardown(&rig);
 }
 
-/* It may read an effect after it is visible and before its publication is announced: the announcement is then no news. */
+/*
+ * It may read an effect after it is visible and before its publication is announced: the
+ * announcement is then no news.
+ */
 static void test_an_effect_read_before_its_announcement_comes_once(void) {
     struct rig rig;
     setup(&rig);
@@ -755,7 +764,9 @@ struct watcher {
     bool reopen;
 };
 
-/* Watches from `from` to the end, perhaps closing and resuming all the while; counts what it hears. */
+/*
+ * Watches from `from` to the end, perhaps closing and resuming all the while; counts what it hears.
+ */
 static void *watch_all(void *arg) {
     struct watcher *watcher = arg;
     struct bp_queue *queue = bp_queue_new(watcher->store);

@@ -5,7 +5,7 @@
 
 All data lies in one scratch directory, which is removed at the end, also after Ctrl-C and
 SIGTERM. Exit code 0: everything was measured, whether or not it met its goal; 1: something was
-not; 2: usage.
+not; 2: usage, or the load generator cannot be built.
 """
 
 import argparse
@@ -46,7 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; the exit code."""
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
-    run_text(["make", "--no-print-directory", "-C", str(ROOT / "bench")], Journal(ROOT))
+    try:
+        run_text(["make", "--no-print-directory", "-C", str(ROOT / "bench")], Journal(ROOT))
+    except BenchError as error:
+        print(f"cannot build bench/load ({error}); see tests/install-debian", file=sys.stderr)
+        return 2
     options.scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bedplate-bench-", dir=options.scratch) as scratch:
         return _run(options, Path(scratch))

@@ -1,13 +1,16 @@
-"""What cleaning costs a client: the p99 of puts on a quiet store, under an overwrite storm, and while that storm is cleaned up.
+"""What cleaning costs a client: the p99 of puts on a quiet store, under an overwrite storm, and
+while that storm is cleaned up.
 
     python -m bench.storm [--seconds 10] [--scratch DIR]
 
     quiet      a few threads put small values, each waiting for its own sync; nothing else happens
     control    the same puts beside a writer that overwrites large values; nothing is cleaned
-    cleaning   the same again with history and checkpoints so short that segments are cleaned all the time
+    cleaning   the same again, with history and checkpoints so short that segments are cleaned all
+               the time
 
-Each row is the median over rounds of quiet, control, cleaning in turn, on one directory each. The goal: cleaning's p99 <= 5x quiet's.
-The engine runs in this process (bp_call_wire lets go of Python's lock while it works); Python's share is in all three rows.
+Each row is the median over rounds of quiet, control, cleaning in turn, on one directory each. The
+goal: cleaning's p99 <= 5x quiet's. The engine runs in this process (bp_call_wire lets go of
+Python's lock while it works); Python's share is in all three rows.
 """
 
 from __future__ import annotations

@@ -79,7 +79,6 @@ static int run(const struct settings *settings, struct shared *shared) {
     record_begin(&record, "scan");
     record_count(&record, "threads", settings->threads);
     record_count(&record, "keys", settings->keys);
-    record_count(&record, "cache", settings->cache);
     record_count(&record, "limit", settings->limit);
     record_number(&record, "ops_per_s", (double)result.operations / result.seconds, 0);
     record_number(&record, "keys_per_s",
@@ -96,7 +95,6 @@ int command_scan(const struct settings *settings) {
     struct bench_place place;
     struct bp_error error;
     bench_place(&place, settings, "scan");
-    place.options.value_cache_bytes = settings->cache;
     if (bp_open(&place.options, &shared.store, &error) != BP_OK) {
         return bench_fail("open", &error);
     }

@@ -25,7 +25,7 @@ struct settings {
     uint32_t window;  /* puts in flight */
     uint32_t limit;   /* keys of one scan */
     uint32_t size;    /* raw: bytes of one write; crc: of one block */
-    uint64_t cache;   /* get, scan: bytes of the value cache, 0 the store's default */
+    uint64_t cache;   /* get: bytes of the value cache, 0 the store's default */
     uint32_t repeats; /* recover: opens */
     uint64_t seed;
     enum bench_order order;

@@ -11,8 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { REQUEST_IDS_DEFAULT = 65536 };
-
 static void init_locks(struct bp_store *store) {
     pthread_mutex_init(&store->apply, NULL);
     pthread_mutex_init(&store->driver.mutex, NULL);
@@ -50,7 +48,7 @@ int bp_bare_store_new(const struct bp_options *options, struct bp_disk *disk, co
         store->options.segment_size = BP_SEGMENT_SIZE;
     }
     if (store->options.request_ids_max == 0) {
-        store->options.request_ids_max = REQUEST_IDS_DEFAULT;
+        store->options.request_ids_max = BP_REQUEST_IDS_DEFAULT;
     }
     (void)snprintf(store->dir, sizeof store->dir, "%s", dir);
     store->options.dir = store->dir;

@@ -46,6 +46,7 @@ struct group {
     uint32_t n_entries;
     uint32_t staged;          /* bytes used in driver.staging */
     bool open;                /* the last entry is a gathered one that may grow */
+    bool mark, sync;          /* chores that came with it */
 };
 
 static void count_max(_Atomic uint64_t *max, uint64_t value)
@@ -154,6 +155,9 @@ static void gather(struct bp_store *store, struct group *group)
     struct bp_ticket **tail = driver->tail;
     driver->head = NULL;
     driver->tail = &driver->head;
+    group->mark = driver->want_mark;
+    group->sync = driver->want_sync;
+    driver->want_mark = driver->want_sync = false;
     pthread_mutex_unlock(&driver->mutex);
 
     while (queued != NULL && fits(group, queued)) {
@@ -452,14 +456,10 @@ static uint64_t complete_group(struct bp_store *store, struct group *group)
 
 /* ---- the role -------------------------------------------------------------------------------------------------------------- */
 
-static void do_chores(struct bp_store *store)
+/* Marks and syncs that were asked for. Whoever has the role does them, or blocked callers passing it on would put them off for ever. */
+static void do_chores(struct bp_store *store, bool mark, bool sync)
 {
-    struct bp_driver *driver = &store->driver;
-    pthread_mutex_lock(&driver->mutex);
-    bool mark = driver->want_mark, sync = driver->want_sync;
-    driver->want_mark = driver->want_sync = false;
-    pthread_mutex_unlock(&driver->mutex);
-    if (atomic_load_explicit(&store->poisoned, memory_order_relaxed)) {
+    if ((!mark && !sync) || atomic_load_explicit(&store->poisoned, memory_order_relaxed)) {
         return;
     }
     struct bp_error err;
@@ -473,7 +473,7 @@ static void do_chores(struct bp_store *store)
 }
 
 /*
- * Gathers and writes one group; false when nothing was queued. The caller has the role. Waits first until the group before the last is
+ * Gathers and writes one group and does the chores; false when nothing was queued. The caller has the role. Waits first until the group before the last is
  * applied, whose staging buffer this one uses.
  */
 static bool write_next(struct bp_store *store, struct group *group)
@@ -485,11 +485,12 @@ static bool write_next(struct bp_store *store, struct group *group)
     }
     pthread_mutex_unlock(&driver->turn_mutex);
     gather(store, group);
-    if (group->first == NULL) {
-        return false;
-    }
     if (group->writes > 0) {
         write_group(store, group);
+    }
+    do_chores(store, group->mark, group->sync);
+    if (group->first == NULL) {
+        return false;
     }
     driver->turn++;
     return true;
@@ -566,7 +567,6 @@ static void *driver_thread(void *arg)
         if (has_work(driver) && !driver->driving) {
             driver->driving = true;
             pthread_mutex_unlock(&driver->mutex);
-            do_chores(store);
             bool written = write_next(store, &group);
             release_role(store);
             if (written) {
@@ -731,7 +731,6 @@ uint64_t bp_step_drive(struct bp_store *store)
     while (write_next(store, &group)) {
         completed += finish_group(store, &group);
     }
-    do_chores(store);
     pthread_mutex_lock(&driver->mutex);
     driver->driving = false;
     pthread_mutex_unlock(&driver->mutex);

@@ -178,6 +178,10 @@ static int check_options(const struct bp_options *options, struct bp_error *err)
                              "segment_size must be a multiple of %u between %u and %u",
                              BP_SEGMENT_HEADER, BP_SEGMENT_SIZE_MIN, 1u << 30);
     }
+    if (options->request_ids_max > BP_REQUEST_IDS_LIMIT) {
+        return bp_fail_field(err, BP_INVALID_ARGUMENT, BP_REASON_FIELD_INVALID, "request_ids_max",
+                             "request_ids_max is at most %u", BP_REQUEST_IDS_LIMIT);
+    }
     return BP_OK;
 }
 

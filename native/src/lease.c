@@ -47,6 +47,12 @@ static uint64_t hash_id(uint64_t id)
     return id ^ id >> 33;
 }
 
+/* A TTL too long for the clock never ends. */
+static uint64_t deadline_after(uint64_t now_ns, uint64_t ttl_ms)
+{
+    return ttl_ms > (UINT64_MAX - now_ns) / NS_PER_MS ? UINT64_MAX : now_ns + ttl_ms * NS_PER_MS;
+}
+
 static struct slot *find(const struct bp_leases *leases, uint64_t id)
 {
     uint64_t mask = leases->capacity - 1;
@@ -214,7 +220,7 @@ int bp_leases_grant(struct bp_leases *leases, uint64_t id, uint64_t ttl_ms, uint
     if (fits) {
         struct slot *slot = insert(leases, id);
         slot->ttl_ms = ttl_ms;
-        slot->deadline_ns = now_ns + ttl_ms * NS_PER_MS;
+        slot->deadline_ns = deadline_after(now_ns, ttl_ms);
         slot->ending = false;
         push(leases, id, slot->deadline_ns);
     }
@@ -259,7 +265,7 @@ bool bp_leases_keep_alive(struct bp_leases *leases, uint64_t id, uint64_t now_ns
     /* One past its deadline may be ending any moment: telling its owner that it lives would be a lie. */
     bool alive = slot != NULL && !slot->ending && slot->deadline_ns > now_ns;
     if (alive) {
-        slot->deadline_ns = now_ns + slot->ttl_ms * NS_PER_MS;
+        slot->deadline_ns = deadline_after(now_ns, slot->ttl_ms);
         *ttl_ms = slot->ttl_ms;
     }
     unlock(leases);
@@ -324,7 +330,7 @@ void bp_leases_restart(struct bp_leases *leases, uint64_t now_ns)
     lock(leases);
     for (uint64_t i = 0; i < leases->capacity; i++) {
         if (leases->slots[i].id != 0) {
-            leases->slots[i].deadline_ns = now_ns + leases->slots[i].ttl_ms * NS_PER_MS;
+            leases->slots[i].deadline_ns = deadline_after(now_ns, leases->slots[i].ttl_ms);
             leases->slots[i].ending = false;
         }
     }

@@ -1,8 +1,9 @@
-"""A store so configured, and a load so shaped, that every persistence step comes up within a second or two.
+"""A store so configured, and a load so shaped, that every persistence step comes up within a second
+or two.
 
-    hot writers    overwrite a few keys with large values: segments fill up and empty out
-    cold writer    many small keys that stay: what cleaning must copy into settled segments
-    history        none to speak of, so that segments may go at once
+hot writers    overwrite a few keys with large values: segments fill up and empty out
+cold writer    many small keys that stay: what cleaning must copy into settled segments
+history        none to speak of, so that segments may go at once
 """
 
 from __future__ import annotations
@@ -52,10 +53,9 @@ class BusyStore:
             writing = asyncio.gather(
                 *(writer.run(kv, lambda: not stop.is_set()) for writer in self.writers)
             )
-            watching = asyncio.create_task(_until(enough))
-            done, _ = await asyncio.wait(
-                [watching, writing], timeout=SECONDS_MAX, return_when="FIRST_COMPLETED"
-            )
+            watching = asyncio.ensure_future(_until(enough))
+            waited: list[asyncio.Future[Any]] = [watching, writing]
+            done, _ = await asyncio.wait(waited, timeout=SECONDS_MAX, return_when="FIRST_COMPLETED")
             stop.set()
             watching.cancel()
             await writing
@@ -76,11 +76,12 @@ class BusyStore:
             await settle_all(kv, self.writers, await check_all(kv, self.writers))
 
     async def settle_if_it_lives(self, daemon: WarmDaemon) -> None:
-        """As settle, but the daemon may die of it; what is unknown then stays so."""
+        """As settle, but the daemon may die or stop of it; what is unknown then stays so."""
         try:
             await self.settle(daemon)
         except grpc.aio.AioRpcError as error:
-            assert error.code() is grpc.StatusCode.UNAVAILABLE, error
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
 
 
 async def _until(enough: Callable[[], Awaitable[bool]]) -> None:
@@ -94,10 +95,15 @@ async def never() -> bool:
 
 def hits(daemon: WarmDaemon) -> Callable[[], Awaitable[bool]]:
     """Whether a failpoint was hit."""
+    return counted(daemon, "bedplate_failpoint_hits_total")
+
+
+def counted(daemon: WarmDaemon, metric: str) -> Callable[[], Awaitable[bool]]:
+    """Whether a counter is above zero."""
 
     async def look() -> bool:
         try:
-            return await asyncio.to_thread(daemon.metric, "bedplate_failpoint_hits_total") > 0
+            return await asyncio.to_thread(daemon.metric, metric) > 0
         except (OSError, HTTPException):
             return False  # it is dying, and the writers will notice
 

@@ -3,8 +3,9 @@
     test --(arguments, environment, stderr's descriptor)--> nursery: has imported the daemon
          <------------------ pid, later the exit status ---    fork --> bedplate.server.main.main()
 
-What runs is the daemon's own main function in a process of its own; only the imports were done before. The nursery has one thread and
-never touches gRPC, so a fork copies nothing that is in motion.
+What runs is the daemon's own main function in a process of its own; only the imports were done
+before. The nursery has one thread and never touches gRPC, so a fork copies nothing that is in
+motion.
 """
 
 from __future__ import annotations

@@ -1,10 +1,13 @@
-"""Clients that remember: what was answered, what may have happened, and so what must be found after a crash.
+"""Clients that remember: what was answered, what may have happened, and so what must be found after
+a crash.
 
-Each writer owns its keys and sends one write at a time, so that at most one write of each has an unknown outcome:
+Each writer owns its keys and sends one write at a time, so that at most one write of each has an
+unknown outcome:
 
-    answered OK                      the state is exactly what the answers say, revisions and versions included
-    refused (nothing was changed)    the state before
-    no answer                        the state before or the state after, whole either way; sent again under its request id, it acts once
+    answered OK    the state is exactly what the answers say, revisions and versions included
+    refused        the state before
+    no answer      the state before or the state after, whole either way; sent again under its
+                   request id, it acts once
 """
 
 from __future__ import annotations
@@ -87,8 +90,8 @@ class Writer:
         return b"w%03d/" % self.number
 
     async def run(self, kv: Any, go_on: Callable[[], bool]) -> None:
-        """Write until the daemon no longer answers, or `go_on`, asked after every answer, says no. Does nothing while a write has no
-        answer: that one must be settled first.
+        """Write until the daemon no longer answers, or `go_on`, asked after every answer, says no.
+        Does nothing while a write has no answer: that one must be settled first.
         """
         while self.unknown is None and go_on():
             await self.send(kv, self._invent())
@@ -100,7 +103,8 @@ class Writer:
             reply = await getattr(kv, write.method)(write.request, timeout=CALL_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             if error.code() not in UNKNOWN:
-                assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, error
+                if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    raise
                 self.unknown = None
                 self.refused += 1
             return
@@ -114,7 +118,9 @@ class Writer:
         self.unknown = None
 
     def check(self, found: State) -> None:
-        """What a restarted daemon has of this writer's keys is what was answered, or that and the whole of the write without answer."""
+        """What a restarted daemon has of this writer's keys is what was answered, or that and the
+        whole of the write without answer.
+        """
         if found == self.state:
             return
         assert self.unknown is not None, difference(self.state, found)
@@ -127,7 +133,9 @@ class Writer:
         assert found == expected, difference(expected, found)
 
     async def settle(self, kv: Any, found: State) -> None:
-        """Send the write without answer again under its request id: it must have acted once, then or now."""
+        """Send the write without answer again under its request id: it must have acted once, then
+        or now.
+        """
         if self.unknown is None:
             return
         had_acted = found != self.state
@@ -137,7 +145,7 @@ class Writer:
             assert after(self.state, write.effects, reply.revision) == found, "a retry acted twice"
         self._took_effect(write, reply.revision)
 
-    # ---- what to write -----------------------------------------------------------------------------
+    # ---- what to write ---------------------------------------------------------------------------
 
     def _invent(self) -> Write:
         self.sent += 1
@@ -157,7 +165,9 @@ class Writer:
                 return self._txn(name)
             case _:
                 key, value = self._key(), self._value()
-                return Write("Put", pb.PutRequest(key=key, value=value, request_id=name), {key: value})
+                return Write(
+                    "Put", pb.PutRequest(key=key, value=value, request_id=name), {key: value}
+                )
 
     def _batch(self, name: str) -> Write:
         effects: Effects = {
@@ -165,7 +175,9 @@ class Writer:
             for key in self.rng.sample(self._all(), self.rng.randint(2, self.keys))
         }
         ops = [
-            pb.BatchOp(delete_key=key) if value is None else pb.BatchOp(put=pb.PutOp(key=key, value=value))
+            pb.BatchOp(delete_key=key)
+            if value is None
+            else pb.BatchOp(put=pb.PutOp(key=key, value=value))
             for key, value in effects.items()
         ]
         return Write("Batch", pb.BatchRequest(ops=ops, request_id=name), effects)

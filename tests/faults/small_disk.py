@@ -1,6 +1,7 @@
-"""A small disk of one's own: a tmpfs in a user and mount namespace, and a daemon that runs in there; no privilege needed.
+"""A small disk of one's own: a tmpfs in a user and mount namespace, and a daemon that runs in
+there; no privilege needed.
 
-    unshare: mount tmpfs, then wait  <--- nsenter: bedplated on that tmpfs
+unshare: mount tmpfs, then wait  <--- nsenter: bedplated on that tmpfs
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Bytes that changed on the disk: never returned, found by verify before a client finds them, explained by fsck."""
+"""Bytes that changed on the disk: never returned, found by verify before a client finds them,
+explained by fsck.
+"""
 
 import os
 import re
@@ -20,7 +22,7 @@ KEYS = 40
 
 
 def value_of(number: int) -> bytes:
-    """Large enough to have several checksums; unlike every other, so that it is found in the files."""
+    """Some with several checksums; unlike every other, so that it is found in the files."""
     return b"value %06d " % number * (1000 if number % 4 else 8000)
 
 

@@ -1,4 +1,6 @@
-"""A disk that is really full: writes are refused, everything else goes on, and with deletes the space comes back by itself."""
+"""A disk that is really full: writes are refused, everything else goes on, and with deletes the
+space comes back by itself.
+"""
 
 import random
 from collections.abc import Iterator
@@ -111,7 +113,9 @@ def test_a_full_disk_refuses_writes_alone_and_recovers_by_itself(daemon: DaemonO
 
 
 def test_writing_four_times_the_disk_needs_no_operator(daemon: DaemonOnDisk) -> None:
-    """Versions of a few keys: history ends by time, cleaning gives the space back, and a put is refused for a while at most."""
+    """Versions of a few keys: history ends by time, cleaning gives the space back, and a put is
+    refused for a while at most.
+    """
     daemon.start()
     kv = daemon.kv()
     last: dict[int, int] = {}

@@ -1,6 +1,7 @@
 """Storms of overwrites and deletes: the disk a store takes comes back by itself to what it holds.
 
-    bound = 2 x live values + history + two checkpoints + the log since the older checkpoint, rounded up to whole segments
+bound = 2 x live values + history + two checkpoints + the log since the older checkpoint, rounded up
+to whole segments
 """
 
 import random
@@ -41,7 +42,9 @@ def bound(daemon: WarmDaemon) -> float:
     live = daemon.metric("bedplate_live_value_bytes")
     history = daemon.metric("bedplate_history_value_bytes")
     checkpoint = daemon.metric("bedplate_checkpoint_bytes")
-    log = 2 * max(LOG_BYTES, checkpoint)  # one checkpoint's distance may pass before the next begins
+    log = 2 * max(
+        LOG_BYTES, checkpoint
+    )  # one checkpoint's distance may pass before the next begins
     return 2 * live + history + 2 * checkpoint + log + 2 * SEGMENT
 
 
@@ -53,7 +56,8 @@ def settles(daemon: WarmDaemon) -> None:
 
 def overwrite(daemon: WarmDaemon, rng: random.Random, batches: int) -> dict[bytes, bytes]:
     """Random overwrites; the value that each key must have."""
-    kv, state = daemon.kv(), {}
+    kv = daemon.kv()
+    state: dict[bytes, bytes] = {}
     for number in range(batches):
         chosen = rng.sample(range(KEYS), BATCH)
         written = {b"k%05d" % i: b"%d/%d " % (number, i) + rng.randbytes(VALUE) for i in chosen}
@@ -64,8 +68,8 @@ def overwrite(daemon: WarmDaemon, rng: random.Random, batches: int) -> dict[byte
 
 
 def check(daemon: WarmDaemon, state: dict[bytes, bytes]) -> None:
-    found, request = {}, pb.ScanRequest(prefix=b"k")
-    kv = daemon.kv()
+    kv, request = daemon.kv(), pb.ScanRequest(prefix=b"k")
+    found: dict[bytes, bytes] = {}
     while True:
         page = kv.Scan(request)
         found |= {item.key: item.value for item in page.kvs}

@@ -1,4 +1,6 @@
-"""A real etcd for tests: a process on free ports, spoken to through the messages of etcd.proto, compiled when needed."""
+"""A real etcd for tests: a process on free ports, spoken to through the messages of etcd.proto,
+compiled when needed.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,6 @@ from typing import Any
 
 import grpc
 import pytest
-from grpc_tools import protoc
 
 from tests.integration.daemon import PATIENCE_S
 
@@ -32,10 +33,9 @@ def find_etcd() -> str:
 
 def compile_messages(directory: Path) -> tuple[ModuleType, ModuleType]:
     """The messages and the stubs."""
-    code = protoc.main(
-        ["", f"-I{PROTO.parent}", f"--python_out={directory}", f"--grpc_python_out={directory}", str(PROTO)]
-    )
-    assert code == 0
+    out = (f"--python_out={directory}", f"--grpc_python_out={directory}")
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTO.parent}", *out, str(PROTO)]
+    subprocess.run(command, check=True, timeout=PATIENCE_S)
     return _load(directory / "etcd_pb2.py"), _load(directory / "etcd_pb2_grpc.py")
 
 
@@ -63,10 +63,12 @@ class Etcd:
         client, peer = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
         self._log = (directory / "etcd.log").open("w")
         self._process = subprocess.Popen(
-            [find_etcd(), "--name=opinion", f"--data-dir={directory / 'etcd'}"]
-            + [f"--listen-client-urls={client}", f"--advertise-client-urls={client}"]
-            + [f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}"]
-            + [f"--initial-cluster=opinion={peer}"],
+            [
+                *(find_etcd(), "--name=opinion", f"--data-dir={directory / 'etcd'}"),
+                *(f"--listen-client-urls={client}", f"--advertise-client-urls={client}"),
+                *(f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}"),
+                f"--initial-cluster=opinion={peer}",
+            ],
             env={name: value for name, value in os.environ.items() if not name.startswith("ETCD_")},
             stdout=self._log,
             stderr=self._log,

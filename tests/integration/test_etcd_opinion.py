@@ -1,9 +1,10 @@
 """The same random operations against a real etcd: the same results in the same order.
 
-Revisions are compared through a mapping, for ours differ on purpose: a request takes one whether it changed anything or not (in etcd only
-one that changed something does), and lease expiry and compaction take some too. Where both changed something, the two revisions mean each other;
-the mapping must grow on both sides. Everything else must be equal: branch taken, counts, versions, values, order, what history shows,
-events, and what is refused after a compaction.
+Revisions are compared through a mapping, for ours differ on purpose: a request takes one whether it
+changed anything or not (in etcd only one that changed something does), and lease expiry and
+compaction take some too. Where both changed something, the two revisions mean each other; the
+mapping must grow on both sides. Everything else must be equal: branch taken, counts, versions,
+values, order, what history shows, events, and what is refused after a compaction.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Opinions:
             for kv in kvs
         ]
 
-    # ---- one operation on both ---------------------------------------------------------------------
+    # ---- one operation on both -------------------------------------------------------------------
 
     def put(self) -> None:
         key, value = self.rng.choice(KEYS), self.value()
@@ -96,7 +97,9 @@ class Opinions:
         key, end = self.range()
         start, stop = key, (key + b"\0" if not end else b"" if end == b"\0" else end)
         limit, reverse = self.rng.choice([0, 0, 1, 3]), self.rng.random() < 0.3
-        step = self.rng.randrange(len(self.steps)) if self.steps and self.rng.random() < 0.5 else None
+        step = (
+            self.rng.randrange(len(self.steps)) if self.steps and self.rng.random() < 0.5 else None
+        )
         at = self.steps[step] if step is not None else (0, 0)
         order = self.pb.RangeRequest.DESCEND if reverse else self.pb.RangeRequest.ASCEND
         ours, our_code = answer(
@@ -122,7 +125,10 @@ class Opinions:
         ours, theirs = pb.TxnRequest(), self.pb.TxnRequest()
         for _ in range(self.rng.randint(0, 2)):
             self.compare(ours.compares.add(), theirs.compare.add())
-        for our_ops, their_ops in ((ours.then_ops, theirs.success), (ours.else_ops, theirs.failure)):
+        for our_ops, their_ops in (
+            (ours.then_ops, theirs.success),
+            (ours.else_ops, theirs.failure),
+        ):
             for _ in range(self.rng.randint(0, 4)):
                 self.op(our_ops.add(), their_ops.add())
         our_reply, our_code = answer(self.ours.Txn, ours)
@@ -143,10 +149,11 @@ class Opinions:
         ours, theirs = self.steps[self.rng.randrange(len(self.steps) // 2, len(self.steps))]
         _, our_code = answer(self.admin.Compact, admin.CompactRequest(revision=ours))
         _, their_code = answer(self.etcd.kv.Compact, self.pb.CompactionRequest(revision=theirs))
-        # Compacting again what is compacted is an error in etcd and nothing here: the promise is the same.
+        # Compacting again what is compacted is an error in etcd and nothing here: the promise is
+        # the same.
         assert our_code in (None, their_code)
 
-    # ---- what they are made of -----------------------------------------------------------------------
+    # ---- what they are made of -------------------------------------------------------------------
 
     def value(self) -> bytes:
         return self.rng.choice([b"", b"x", b"y", self.rng.randbytes(8), self.rng.randbytes(3000)])
@@ -200,10 +207,12 @@ class Opinions:
             case result:
                 raise AssertionError(result)
 
-    # ---- events --------------------------------------------------------------------------------------
+    # ---- events ----------------------------------------------------------------------------------
 
     def events(self, first: int) -> tuple[list[Any], list[Any]]:
-        """Every change from the n-th step on, as both tell it: (step, key, value or nothing, version), sorted within a step."""
+        """Every change from the n-th step on, as both tell it: (step, key, value or nothing,
+        version), sorted within a step.
+        """
         ours, theirs = self.steps[first]
         last = len(self.steps)
         mine: list[Any] = []
@@ -214,7 +223,12 @@ class Opinions:
             for event in response.events:
                 put = event.type == pb.EVENT_TYPE_PUT
                 kv = event.kv
-                row = (self.our_step[kv.mod_revision], kv.key, kv.value if put else None, kv.version)
+                row = (
+                    self.our_step[kv.mod_revision],
+                    kv.key,
+                    kv.value if put else None,
+                    kv.version,
+                )
                 mine.append(row)
             if mine and mine[-1][0] == last and not response.fragment:
                 break

@@ -1,12 +1,15 @@
-"""What the KV service promises, in the simplest Python that says it: a list of (revision, state before, state after) and nothing else.
+"""What the KV service promises, in the simplest Python that says it: a list of (revision, state
+before, state after) and nothing else.
 
-Every write is `apply(revision, effects)`; everything that can be read is computed from the states. Errors are raised as Refused(reason).
+Every write is `apply(revision, effects)`; everything that can be read is computed from the states.
+Errors are raised as Refused(reason).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from bedplate.api.kv.v1 import kv_pb2 as pb
 
@@ -63,7 +66,7 @@ class Range:
         return not self.end or self.start < self.end
 
     @property
-    def fields(self) -> dict[str, bytes]:
+    def fields(self) -> dict[str, Any]:
         """As ScanRequest, ScanOp and WatchRequest take it."""
         return {"start": self.start, "end": self.end, "prefix": self.prefix}
 
@@ -102,7 +105,7 @@ class KVModel:
     changes: list[Change] = field(default_factory=list)
     leases: set[int] = field(default_factory=set)
 
-    # ---- writes ------------------------------------------------------------------------------------
+    # ---- writes ----------------------------------------------------------------------------------
 
     def check_leases(self, effects: Effects) -> None:
         for put in effects.values():
@@ -135,7 +138,7 @@ class KVModel:
     def attached(self, lease: int) -> set[bytes]:
         return {key for key, version in self.state.items() if version.lease_id == lease}
 
-    # ---- reads -------------------------------------------------------------------------------------
+    # ---- reads -----------------------------------------------------------------------------------
 
     def at(self, revision: int) -> State:
         """The state at a revision; 0 is now."""
@@ -157,7 +160,9 @@ class KVModel:
         found = sorted((key, version) for key, version in state.items() if key in keys)
         return found[::-1] if reverse else found
 
-    def events(self, keys: Range, after: int) -> list[tuple[int, bytes, Version | None, Version | None]]:
+    def events(
+        self, keys: Range, after: int
+    ) -> list[tuple[int, bytes, Version | None, Version | None]]:
         """(revision, key, version, previous) of every change after a revision."""
         return [
             (change.revision, key, change.after.get(key), change.before.get(key))

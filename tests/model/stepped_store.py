@@ -1,4 +1,6 @@
-"""The engine in this process, stepped by the caller: no thread, so nothing happens that the test did not do."""
+"""The engine in this process, stepped by the caller: no thread, so nothing happens that the test
+did not do.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ class SteppedStore:
     def call(self, method: Method, request: Message, reply: M) -> M:
         """One KV request; fills `reply`. Raises StoreError."""
         cookie = self._take_cookie()
-        self._store.submit_wire(self._queue, method, Keyspace.USER, request.SerializeToString(), cookie)
+        self._store.submit_wire(
+            self._queue, method, Keyspace.USER, request.SerializeToString(), cookie
+        )
         reply.ParseFromString(self._finish(cookie))
         return reply
 

@@ -1,4 +1,6 @@
-"""Random histories of the engine against a model: writes, transactions, reads of old revisions, watches, leases, compaction, restarts."""
+"""Random histories of the engine against a model: writes, transactions, reads of old revisions,
+watches, leases, compaction, restarts.
+"""
 
 from __future__ import annotations
 
@@ -24,42 +26,22 @@ from bedplate.api.kv.v1 import kv_pb2 as pb
 from bedplate.native.errors import StoreError
 from bedplate.native.store import Method
 from tests.model.kv_model import Effects, KVModel, Put, Range, Refused, delete_range, message
+from tests.model.kv_requests import (
+    ago,
+    compares,
+    ends,
+    keys,
+    ranges,
+    renumber,
+    run_ops,
+    txn_op,
+    txn_ops,
+    values,
+    without_duplicates,
+)
 from tests.model.stepped_store import SteppedStore, SteppedWatch
 
-EXAMPLES = int(os.environ.get("BEDPLATE_MODEL_EXAMPLES", "60"))
-KEYS = [b"\0", b"a", b"a\0", b"a/1", b"a/2", b"aa", b"b", b"b/\xff", b"b/\xff\xff", b"\xff", b"\xff" * 3]
-PREFIXES = [b"a", b"a/", b"b/\xff", b"\xff", b"\0", b"zz"]
-
-keys = st.sampled_from(KEYS)
-values = st.one_of(
-    st.binary(max_size=20),
-    st.sampled_from([0, 3000, 100_000]).map(lambda size: b"x" * size),  # the last in several chunks
-)
-ranges = st.one_of(
-    st.builds(Range, prefix=st.sampled_from(PREFIXES)),
-    st.builds(Range, st.one_of(st.just(b""), keys), st.one_of(st.just(b""), keys)),
-)
-ends = st.one_of(st.just(b""), st.just(b"\0"), keys)
-ago = st.integers(min_value=-1, max_value=12)
-operators = st.sampled_from(list(pb.CompareOperator.values()))
-
-
-@st.composite
-def compares(draw: st.DrawFn) -> tuple[bytes, int, str, int, bytes]:
-    """Key, operator, property, and what to compare with: as a distance from what is stored, or as a value."""
-    target = draw(st.sampled_from(["value", "mod_revision", "create_revision", "version", "lease_id"]))
-    return draw(keys), draw(operators), target, draw(st.sampled_from([0, 0, 1, -1])), draw(values)
-
-
-txn_ops = st.lists(
-    st.one_of(
-        st.tuples(st.just("put"), keys, values),
-        st.tuples(st.just("delete"), keys, ends),
-        st.tuples(st.just("get"), keys, st.just(b"")),
-        st.tuples(st.just("scan"), ranges, st.integers(0, 3)),
-    ),
-    max_size=4,
-)
+EXAMPLES = int(os.environ.get("BEDPLATE_MODEL_EXAMPLES", "150"))
 
 
 class KVMachine(RuleBasedStateMachine):
@@ -82,9 +64,15 @@ class KVMachine(RuleBasedStateMachine):
         self.store.close()
         self._directory.cleanup()
 
-    # ---- writes ------------------------------------------------------------------------------------
+    # ---- writes ----------------------------------------------------------------------------------
 
-    @rule(key=keys, value=values, lease=st.one_of(st.just(0), leases), keep=st.booleans(), previous=st.booleans())
+    @rule(
+        key=keys,
+        value=values,
+        lease=st.one_of(st.just(0), leases),
+        keep=st.booleans(),
+        previous=st.booleans(),
+    )
     def put(self, key: bytes, value: bytes, lease: int, keep: bool, previous: bool) -> None:
         keep = keep and not lease
         effects = {key: Put(value, lease, keep)}
@@ -115,7 +103,9 @@ class KVMachine(RuleBasedStateMachine):
         lease=st.one_of(st.just(0), leases),
     )
     def batch(self, writes: dict[bytes, bytes | None], lease: int) -> None:
-        effects = {key: None if value is None else Put(value, lease) for key, value in writes.items()}
+        effects = {
+            key: None if value is None else Put(value, lease) for key, value in writes.items()
+        }
         ops = [
             pb.BatchOp(delete_key=key)
             if put is None
@@ -147,22 +137,22 @@ class KVMachine(RuleBasedStateMachine):
             renumber(result, revision, reply.revision)
         assert list(reply.results) == results
 
-    def compare(self, key: bytes, operator: int, target: str, distance: int, value: bytes) -> pb.Compare:
+    def compare(
+        self, key: bytes, operator: int, target: str, distance: int, value: bytes
+    ) -> pb.Compare:
         held = self.model.state.get(key)
         if target == "value":
             given: Any = held.value if held is not None and distance == 0 else value
         else:
             given = max(0, (getattr(held, target) if held is not None else 0) + distance)
-        return pb.Compare(key=key, operator=operator, **{target: given})
+        return pb.Compare(key=key, operator=operator, **{target: given})  # type: ignore[arg-type]
 
     def write(self, method: Method, request: Any, reply: Any, effects: Effects) -> Any:
         """Send a write; None when it was refused, as the model says it must be."""
         try:
             self.model.check_leases(effects)
         except Refused as refused:
-            with pytest.raises(StoreError) as failure:
-                self.store.call(method, request, reply)
-            assert failure.value.reason == refused.reason
+            self.refused(method, request, refused)
             self.catch_up()
             return None
         self.store.call(method, request, reply)
@@ -175,7 +165,7 @@ class KVMachine(RuleBasedStateMachine):
         assert self.store.revision >= self.model.revision
         self.model.revision = self.store.revision
 
-    # ---- reads -------------------------------------------------------------------------------------
+    # ---- reads -----------------------------------------------------------------------------------
 
     @rule(key=keys, back=ago)
     def get(self, key: bytes, back: int) -> None:
@@ -233,7 +223,7 @@ class KVMachine(RuleBasedStateMachine):
             self.store.call(method, request, pb.GetResponse())
         assert failure.value.reason == refused.reason
 
-    # ---- leases ------------------------------------------------------------------------------------
+    # ---- leases ----------------------------------------------------------------------------------
 
     @rule(target=leases, number=st.integers(1, 5))
     def grant(self, number: int) -> Any:
@@ -262,6 +252,13 @@ class KVMachine(RuleBasedStateMachine):
         self.model.apply(reply.revision, dict.fromkeys(attached))
 
     @rule(lease=leases)
+    def keep_alive(self, lease: int) -> None:
+        request = pb.KeepAliveRequest(lease_id=lease)
+        reply = self.store.call(Method.KEEP_ALIVE, request, pb.KeepAliveResponse())
+        assert reply.lease_id == lease
+        assert reply.ttl_seconds == (10_000 if lease in self.model.leases else 0)
+
+    @rule(lease=leases)
     def look_at_a_lease(self, lease: int) -> None:
         request = pb.GetLeaseRequest(lease_id=lease, with_keys=True)
         if lease not in self.model.leases:
@@ -273,7 +270,7 @@ class KVMachine(RuleBasedStateMachine):
         assert reply.key_count == len(reply.keys)
         assert set(reply.keys) == self.model.attached(lease)
 
-    # ---- watches -----------------------------------------------------------------------------------
+    # ---- watches ---------------------------------------------------------------------------------
 
     @rule(target=watches, where=ranges, back=st.integers(-2, 12))
     def watch(self, where: Range, back: int) -> Any:
@@ -287,7 +284,9 @@ class KVMachine(RuleBasedStateMachine):
             with pytest.raises(StoreError) as failure:
                 self.store.watch(request)
             future = start > self.model.revision
-            assert failure.value.reason == ("REVISION_IN_FUTURE" if future else "REVISION_COMPACTED")
+            assert failure.value.reason == (
+                "REVISION_IN_FUTURE" if future else "REVISION_COMPACTED"
+            )
             return multiple()
         watch = self.store.watch(request)
         (created, *rest) = watch.take()
@@ -332,12 +331,14 @@ class KVMachine(RuleBasedStateMachine):
             assert event == wanted
         self.open[number] = (watch, where, max(seen, self.model.revision))
 
-    # ---- what changes nothing that clients see -------------------------------------------------------
+    # ---- what changes nothing that clients see ---------------------------------------------------
 
     @precondition(lambda self: self.model.revision > self.model.compacted + 1)
     @rule(share=st.floats(0.1, 1.0))
     def compact(self, share: float) -> None:
-        for number in list(self.open):  # a watch that is behind may be cancelled; one that is not, never
+        for number in list(
+            self.open
+        ):  # a watch that is behind may be cancelled; one that is not, never
             self.check_events(number, self.open[number][0].take())
         span = self.model.revision - self.model.compacted
         target = self.model.compacted + max(1, int(span * share))
@@ -372,85 +373,10 @@ class KVMachine(RuleBasedStateMachine):
     @invariant()
     def everything_is_as_the_model_says(self) -> None:
         reply = self.store.call(Method.SCAN, pb.ScanRequest(), pb.ScanResponse())
-        assert list(reply.kvs) == [message(key, held) for key, held in sorted(self.model.state.items())]
+        assert list(reply.kvs) == [
+            message(key, held) for key, held in sorted(self.model.state.items())
+        ]
         assert reply.revision == self.model.revision
-
-
-def without_duplicates(ops: list[Any]) -> list[Any]:
-    """A branch may write a key once: leave out what would be refused."""
-    kept: list[Any] = []
-    put: set[bytes] = set()
-    deleted: list[Range] = []
-    for op in ops:
-        kind, what, more = op
-        if kind == "put":
-            if what in put or any(what in covered for covered in deleted):
-                continue
-            put.add(what)
-        elif kind == "delete":
-            covered = delete_range(what, more)
-            if not covered.valid or any(key in covered for key in put):
-                continue
-            deleted.append(covered)
-        elif kind == "scan" and not what.valid:
-            continue
-        kept.append(op)
-    return kept
-
-
-def txn_op(kind: str, what: Any, more: Any) -> pb.TxnOp:
-    match kind:
-        case "put":
-            return pb.TxnOp(put=pb.PutOp(key=what, value=more))
-        case "delete":
-            return pb.TxnOp(delete=pb.DeleteOp(key=what, range_end=more))
-        case "get":
-            return pb.TxnOp(get=pb.GetOp(key=what))
-        case _:
-            return pb.TxnOp(scan=pb.ScanOp(limit=more, **what.fields))
-
-
-def run_ops(scratch: KVModel, ops: Any, revision: int) -> tuple[list[pb.TxnOpResult], Effects]:
-    """Results of a branch, each op seeing the ones before; and what all of it does."""
-    results: list[pb.TxnOpResult] = []
-    effects: dict[bytes, Put | None] = {}
-    begin = dict(scratch.state)
-    for op in ops:
-        step: Effects = {}
-        result = pb.TxnOpResult()
-        match op.WhichOneof("op"):
-            case "put":
-                step = {op.put.key: Put(op.put.value)}
-                result.put.SetInParent()
-            case "delete":
-                step = scratch.covered(delete_range(op.delete.key, op.delete.range_end))
-                result.delete.deleted = len(step)
-            case "get":
-                result.get.SetInParent()
-                held = scratch.state.get(op.get.key)
-                if held is not None:
-                    result.get.kv.CopyFrom(message(op.get.key, held))
-            case _:
-                where = Range(op.scan.start, op.scan.end, op.scan.prefix)
-                found = scratch.scan(where, 0, False)
-                shown = found[: op.scan.limit] if op.scan.limit else found
-                result.scan.kvs.extend(message(key, held) for key, held in shown)
-                result.scan.count = len(shown)
-                result.scan.more = len(shown) < len(found)
-        results.append(result)
-        effects |= step
-        scratch.state, scratch.revision, scratch.changes = dict(begin), revision - 1, []
-        scratch.apply(revision, effects)
-    return results, effects
-
-
-def renumber(result: pb.TxnOpResult, assumed: int, actual: int) -> None:
-    """The Txn's revision turned out to be another than assumed."""
-    shown = list(result.scan.kvs) + ([result.get.kv] if result.get.HasField("kv") else [])
-    for kv in shown:
-        for name in ("mod_revision", "create_revision"):
-            if getattr(kv, name) == assumed:
-                setattr(kv, name, actual)
 
 
 TestKV = KVMachine.TestCase

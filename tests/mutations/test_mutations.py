@@ -1,7 +1,8 @@
-"""Every promise has a test that turns red without it: tests/mutations.toml names them, this turns each switch.
+"""Every promise has a test that turns red without it: mutations.toml lists them, this tries each.
 
-A mutation replaces one piece of text in a copy of the tree, builds what changed there and runs the named test, which must fail by its
-own check. The text must occur exactly once, so a mutation that no longer fits the code is an error, not a pass.
+A mutation replaces one piece of text in a copy of the tree, builds what changed there and runs the
+named test, which must fail by its own check. The text must occur exactly once, so a mutation that
+no longer fits the code is an error, not a pass.
 """
 
 import os
@@ -82,6 +83,6 @@ def test_the_test_of_a_broken_promise_turns_red(mutation: Mutation, tmp_path: Pa
     result = run(tmp_path, mutation, test)
     said = result.stdout + result.stderr
     assert result.returncode != 0, f"{mutation.promise}: nothing noticed\n{said}"
-    # A test program that does not exist (2) or a test that pytest does not find (4, 5) noticed nothing either.
+    # A program without such a test (2), or a node that pytest lacks (4, 5), noticed nothing.
     expected = result.returncode in (1, -6) if kind == "native" else result.returncode == 1
     assert expected, f"failed with {result.returncode}, not by its own check\n{said}"

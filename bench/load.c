@@ -1,11 +1,13 @@
 /*
- * load WORK --address HOST:PORT [options]: gRPC load from one thread of native code, the same loop for Bedplate and for etcd.
+ * load WORK --address HOST:PORT [options]: gRPC load from one thread of native code, the same loop
+ * for Bedplate and for etcd.
  *
  *   unary works    put, get, batch, txn: load_calls.c
  *   count          the number of keys the server holds
  *   object works   object-put, object-get: load_object.c
  *
- * Every call's HTTP and gRPC status is checked, and what it returned; a failed one fails the run. One JSON object on stdout.
+ * Every call's HTTP and gRPC status is checked, and what it returned; a failed one fails the run.
+ * One JSON object on stdout.
  */
 #include "load.h"
 

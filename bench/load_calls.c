@@ -1,10 +1,13 @@
 /*
  * Unary calls: `inflight` slots, each with one call open at a time, spread over the connections.
  *
- *   slot   build request (next keys) -> call -> check status and reply -> note keys as stored -> build ...
+ *   slot
+ *       build request (next keys) -> call -> check status and reply -> note keys as stored -> build
+ *       ...
  *
- * Keys vary: a random order that visits each key once a pass, so a batch never names one twice. The keys of answered puts
- * are counted apart, and the server's own count must agree: whoever runs this compares `distinct_keys` and `ok`.
+ * Keys vary: a random order that visits each key once a pass, so a batch never names one twice. The
+ * keys of answered puts are counted apart, and the server's own count must agree: whoever runs this
+ * compares `distinct_keys` and `ok`.
  */
 #include <poll.h>
 #include <stdio.h>
@@ -71,9 +74,12 @@ static const char *path_of(const struct load *load) {
     return paths[load->api][load->work];
 }
 
-/* ---- requests ------------------------------------------------------------------------------------- */
+/* ---- requests -------------------------------------------------------------------------------- */
 
-/* put { key value }, inside the wrapper that a batch or txn op is; both APIs number key 1 and value 2. */
+/*
+ * put { key value }, inside the wrapper that a batch or txn op is; both APIs number key 1 and value
+ * 2.
+ */
 static void add_put(const struct run *run, struct message *message, uint32_t wrapper, uint32_t op,
                     uint64_t number) {
     const struct settings *data = &run->load->data;
@@ -123,7 +129,7 @@ static void build_request(struct slot *slot) {
     message_end(message);
 }
 
-/* ---- answers --------------------------------------------------------------------------------------- */
+/* ---- answers --------------------------------------------------------------------------------- */
 
 /* The revision of a reply: that of an acknowledged write is never 0. etcd has it in a header. */
 static uint64_t revision_of(const struct load *load, const uint8_t *bytes, size_t size) {
@@ -248,7 +254,7 @@ static bool start(struct slot *slot) {
     return connection_call(slot->connection, &slot->call);
 }
 
-/* ---- the loop ----------------------------------------------------------------------------------------- */
+/* ---- the loop -------------------------------------------------------------------------------- */
 
 static bool start_all(struct run *run) {
     const struct load *load = run->load;

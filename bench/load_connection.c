@@ -2,9 +2,11 @@
  * nghttp2 does the protocol; this file moves bytes.
  *
  *   socket --read--> nghttp2_session_mem_recv --> on_header, on_data, on_close --> call
- *   call.body --> read_body --> nghttp2_session_mem_send --> out[0..size) --one write for many frames--> socket
+ *   call.body --> read_body --> nghttp2_session_mem_send --> out[0..size) --one write for many
+ *   frames--> socket
  *
- * Windows are large, so that flow control is the server's and not ours. Frames are as large as the server takes.
+ * Windows are large, so that flow control is the server's and not ours. Frames are as large as the
+ * server takes.
  */
 #include "load_connection.h"
 
@@ -32,14 +34,18 @@ struct connection {
     uint8_t *out, *in;
     size_t out_size, out_sent;
     const uint8_t *
-        frame; /* what nghttp2 gave and did not fit into `out` any more; its memory, valid until the next mem_send */
+        /*
+         * what nghttp2 gave and did not fit into `out` any more; its memory, valid until the next
+         * mem_send
+         */
+        frame;
     size_t frame_size;
     bool failed;
 };
 
 bool call_ok(const struct call *call) { return call->http_status == 200 && call->grpc_status == 0; }
 
-/* ---- nghttp2 asks and tells -------------------------------------------------------------------- */
+/* ---- nghttp2 asks and tells ------------------------------------------------------------------ */
 
 static ssize_t read_body(nghttp2_session *session, int32_t stream, uint8_t *buffer, size_t room,
                          uint32_t *flags, nghttp2_data_source *source, void *user) {
@@ -123,7 +129,7 @@ static int on_close(nghttp2_session *session, int32_t stream, uint32_t code, voi
     return 0;
 }
 
-/* ---- opening ------------------------------------------------------------------------------------- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 static int connect_to(const char *address) {
     char host[96];
@@ -208,7 +214,7 @@ bool connection_wants_write(const struct connection *connection) {
            nghttp2_session_want_write(connection->session) != 0;
 }
 
-/* ---- calls and bytes -------------------------------------------------------------------------------- */
+/* ---- calls and bytes ------------------------------------------------------------------------- */
 
 #define HEADER(name, value, size)                                                                  \
     {(uint8_t *)(uintptr_t)(name), (uint8_t *)(uintptr_t)(value), sizeof(name) - 1, size,          \

@@ -1,4 +1,7 @@
-/* One HTTP/2 connection and the gRPC calls on it, driven by readiness: nothing here blocks but connecting. */
+/*
+ * One HTTP/2 connection and the gRPC calls on it, driven by readiness: nothing here blocks but
+ * connecting.
+ */
 #ifndef LOAD_CONNECTION_H
 #define LOAD_CONNECTION_H
 
@@ -11,7 +14,10 @@ struct connection;
 /* One call. The caller owns the memory, which must stay until `done` was called. */
 struct call {
     const char *path; /* "/package.Service/Method" */
-    /* Bytes to send, gRPC prefix included. When all are sent, `produce` (may be NULL) puts more here, or returns false: the end. */
+    /*
+     * Bytes to send, gRPC prefix included. When all are sent, `produce` (may be NULL) puts more
+     * here, or returns false: the end.
+     */
     const uint8_t *body;
     size_t body_size, body_sent;
     bool (*produce)(struct call *call);
@@ -31,7 +37,10 @@ int connection_fd(const struct connection *connection);
 bool connection_wants_write(const struct connection *connection);
 /* Starts a call; its bytes leave with the next connection_io. False, having said why. */
 bool connection_call(struct connection *connection, struct call *call);
-/* Reads and writes all that goes without waiting. False, having said why: the connection is of no more use. */
+/*
+ * Reads and writes all that goes without waiting. False, having said why: the connection is of no
+ * more use.
+ */
 bool connection_io(struct connection *connection);
 bool call_ok(const struct call *call);
 

@@ -1,4 +1,7 @@
-/* gRPC messages by hand: the few requests that the load needs, for Bedplate and for etcd, and reading one number from a reply. */
+/*
+ * gRPC messages by hand: the few requests that the load needs, for Bedplate and for etcd, and
+ * reading one number from a reply.
+ */
 #ifndef LOAD_MESSAGE_H
 #define LOAD_MESSAGE_H
 
@@ -8,7 +11,10 @@
 
 #define GRPC_PREFIX 5u
 
-/* Bytes with room for all that is ever written to them: the writer never checks, its owner sized it. */
+/*
+ * Bytes with room for all that is ever written to them: the writer never checks, its owner sized
+ * it.
+ */
 struct message {
     uint8_t *bytes;
     size_t size, capacity;

@@ -1,7 +1,8 @@
 /*
  * One object over one stream.
  *
- *   object-put   CreateBucket; then PutObject: header | chunk | chunk | ...  each a message of `chunk` bytes
+ *   object-put   CreateBucket; then PutObject: header | chunk | chunk | ...
+ *       each a message of `chunk` bytes
  *   object-get   GetObject: header | chunk | chunk | ... however the server cuts them
  *
  * The content at position p is known, so what comes back is compared byte for byte:
@@ -36,7 +37,7 @@ struct transfer {
     bool wrong, closed;
 };
 
-/* ---- content ------------------------------------------------------------------------------------------ */
+/* ---- content --------------------------------------------------------------------------------- */
 
 static bool make_block(struct transfer *transfer) {
     uint32_t size = transfer->load->chunk;
@@ -70,7 +71,7 @@ static bool content_is(struct transfer *transfer, uint64_t position, const uint8
     return true;
 }
 
-/* ---- put ------------------------------------------------------------------------------------------------- */
+/* ---- put ------------------------------------------------------------------------------------- */
 
 static void add_names(struct message *message, const struct load *load) {
     message_bytes(message, 1, BUCKET, strlen(BUCKET));
@@ -104,7 +105,7 @@ static bool produce(struct call *call) {
     return true;
 }
 
-/* ---- get ----------------------------------------------------------------------------------------------------- */
+/* ---- get ------------------------------------------------------------------------------------- */
 
 static bool take_message(struct transfer *transfer) {
     const uint8_t *bytes = transfer->received + GRPC_PREFIX, *chunk, *data;
@@ -151,11 +152,14 @@ static void receive(struct call *call, const uint8_t *data, size_t size) {
     }
 }
 
-/* ---- running ---------------------------------------------------------------------------------------------------- */
+/* ---- running --------------------------------------------------------------------------------- */
 
 static void done(struct call *call) { ((struct transfer *)call->owner)->closed = true; }
 
-/* Runs the call to its end. False when the connection failed; the call's status is the caller's to judge. */
+/*
+ * Runs the call to its end. False when the connection failed; the call's status is the caller's to
+ * judge.
+ */
 static bool run(struct connection *connection, struct call *call) {
     struct transfer *transfer = call->owner;
     transfer->closed = false;

@@ -1,15 +1,20 @@
 /*
- * Apply: what a committed entry does to the state. The same bytes on the same state give the same state on every member: nothing here
- * looks at a clock, a limit or the disk's free space; those were checked before the entry was proposed.
+ * Apply: what a committed entry does to the state. The same bytes on the same state give the same
+ * state on every member: nothing here looks at a clock, a limit or the disk's free space; those
+ * were checked before the entry was proposed.
  *
  *   entry REQUESTS: request i gets revision first_revision + i, always, whatever comes of it
- *     KV            request id known? -> its first outcome.   compares -> branch -> leases exist? -> writes, in order
- *     LEASE_GRANT   new lease, or LEASE_EXISTS        LEASE_REVOKE   deletes the keys attached, then the leases
+ *     KV            request id known? -> its first outcome.
+ *         compares -> branch -> leases exist? -> writes, in order
+ *     LEASE_GRANT   new lease, or LEASE_EXISTS        LEASE_REVOKE
+ *         deletes the keys attached, then the leases
  *     COMPACT       raises the compaction revision, records the state hash
- *   entry NOOP, CONFIG, JUMP: no revision; CONFIG sets who we are and how many request ids are remembered, JUMP where revisions go on
+ *   entry NOOP, CONFIG, JUMP: no revision; CONFIG sets who we are and how many request ids are
+ *   remembered, JUMP where revisions go on
  *
- * A request that is refused by state (unknown lease, request id reused) changes nothing and still takes its revision. A compare that must
- * read a damaged value decides nothing: the member stops (the caller's err), because deciding without the value is divergence.
+ * A request that is refused by state (unknown lease, request id reused) changes nothing and still
+ * takes its revision. A compare that must read a damaged value decides nothing: the member stops
+ * (the caller's err), because deciding without the value is divergence.
  */
 #include <assert.h>
 #include <string.h>
@@ -23,21 +28,18 @@ struct origin {
     struct bp_pos at;
 };
 
-static struct bp_pos place(const struct origin *origin, const uint8_t *byte)
-{
+static struct bp_pos place(const struct origin *origin, const uint8_t *byte) {
     return (struct bp_pos){.segment = origin->at.segment,
                            .offset = origin->at.offset + (uint32_t)(byte - origin->payload)};
 }
 
-static void refuse(struct bp_applied *applied, int code, int reason)
-{
+static void refuse(struct bp_applied *applied, int code, int reason) {
     applied->code = code;
     applied->reason = reason;
     applied->outcome.succeeded = false;
 }
 
-const char *bp_apply_explain(int reason)
-{
+const char *bp_apply_explain(int reason) {
     switch (reason) {
     case BP_REASON_LEASE_NOT_FOUND:
         return "no lease has this id; nothing was changed";
@@ -54,10 +56,9 @@ const char *bp_apply_explain(int reason)
     }
 }
 
-/* ---- compares ------------------------------------------------------------------------------------------------------------ */
+/* ---- compares -------------------------------------------------------------------------------- */
 
-static bool holds(uint8_t operator, int order)
-{
+static bool holds(uint8_t operator, int order) {
     switch (operator) {
     case BP_EQUAL:
         return order == 0;
@@ -70,30 +71,29 @@ static bool holds(uint8_t operator, int order)
     }
 }
 
-static int order_u64(uint64_t a, uint64_t b)
-{
-    return a < b ? -1 : a > b;
-}
+static int order_u64(uint64_t a, uint64_t b) { return a < b ? -1 : a > b; }
 
 /*
- * Stored value against the compare's. Equality is settled by size and CRC when they differ; only equal ones, and orders, are read. A
- * missing key has no value: every compare on it is false.
+ * Stored value against the compare's. Equality is settled by size and CRC when they differ; only
+ * equal ones, and orders, are read. A missing key has no value: every compare on it is false.
  */
-static int compare_value(struct bp_store *store, const struct bp_compare *compare, const struct bp_version *version, bool exists,
-                         bool *result, struct bp_error *err)
-{
+static int compare_value(struct bp_store *store, const struct bp_compare *compare,
+                         const struct bp_version *version, bool exists, bool *result,
+                         struct bp_error *err) {
     *result = false;
     if (!exists) {
         return BP_OK;
     }
-    bool equality = compare->operator== BP_EQUAL || compare->operator== BP_NOT_EQUAL;
-    bool differs = version->value.size != compare->value.size || version->value.crc != compare->value_crc;
+    bool equality = compare->operator == BP_EQUAL || compare->operator == BP_NOT_EQUAL;
+    bool differs =
+        version->value.size != compare->value.size || version->value.crc != compare->value_crc;
     if (equality && differs) {
-        *result = compare->operator== BP_NOT_EQUAL;
+        *result = compare->operator == BP_NOT_EQUAL;
         return BP_OK;
     }
     uint32_t token = bp_epoch_enter(&store->epoch);
-    int code = bp_value_read(store->segments, &version->value, 0, version->value.size, store->apply_scratch, err);
+    int code = bp_value_read(store->segments, &version->value, 0, version->value.size,
+                             store->apply_scratch, err);
     bp_epoch_leave(&store->epoch, token);
     if (code == BP_OK) {
         struct bp_slice stored = {.data = store->apply_scratch, .size = version->value.size};
@@ -102,8 +102,8 @@ static int compare_value(struct bp_store *store, const struct bp_compare *compar
     return code;
 }
 
-static int evaluate(struct bp_store *store, const struct bp_compare *compare, bool *result, struct bp_error *err)
-{
+static int evaluate(struct bp_store *store, const struct bp_compare *compare, bool *result,
+                    struct bp_error *err) {
     struct bp_version version = {0};
     bool exists = bp_index_newest(store->index, compare->key, &version);
     if (!exists) {
@@ -130,8 +130,8 @@ static int evaluate(struct bp_store *store, const struct bp_compare *compare, bo
     return BP_OK;
 }
 
-static int evaluate_all(struct bp_store *store, const struct bp_request *request, bool *result, struct bp_error *err)
-{
+static int evaluate_all(struct bp_store *store, const struct bp_request *request, bool *result,
+                        struct bp_error *err) {
     uint32_t at = request->compares_at;
     *result = true;
     for (uint32_t i = 0; i < request->n_compares && *result; i++) {
@@ -145,31 +145,35 @@ static int evaluate_all(struct bp_store *store, const struct bp_request *request
     return BP_OK;
 }
 
-/* ---- writes -------------------------------------------------------------------------------------------------------------- */
+/* ---- writes ---------------------------------------------------------------------------------- */
 
-static int out_of_memory(struct bp_error *err)
-{
-    return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no memory to apply an entry that is in the log");
+static int out_of_memory(struct bp_error *err) {
+    return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,
+                   "no memory to apply an entry that is in the log");
 }
 
-static int put(struct bp_store *store, const struct bp_op *op, uint64_t revision, const struct origin *origin, struct bp_error *err)
-{
-    struct bp_value_ref value = {.at = place(origin, op->value.data), .size = (uint32_t)op->value.size, .crc = op->value_crc};
+static int put(struct bp_store *store, const struct bp_op *op, uint64_t revision,
+               const struct origin *origin, struct bp_error *err) {
+    struct bp_value_ref value = {.at = place(origin, op->value.data),
+                                 .size = (uint32_t)op->value.size,
+                                 .crc = op->value_crc};
     struct bp_version previous;
-    int code = bp_index_put(store->index, op->key, revision, op->lease, (op->flags & BP_OPF_KEEP_LEASE) != 0, &value, &previous, err);
+    int code = bp_index_put(store->index, op->key, revision, op->lease,
+                            (op->flags & BP_OPF_KEEP_LEASE) != 0, &value, &previous, err);
     if (code != BP_OK) {
         return out_of_memory(err);
     }
     struct bp_segment *segment = bp_segments_find(store->segments, value.at.segment);
     assert(segment != NULL);
     atomic_fetch_add_explicit(&segment->live_bytes, (int64_t)value.size, memory_order_relaxed);
-    atomic_fetch_add_explicit(&store->counters.value_bytes_appended, value.size, memory_order_relaxed);
+    atomic_fetch_add_explicit(&store->counters.value_bytes_appended, value.size,
+                              memory_order_relaxed);
     bp_hub_note(store->hub, op->key, revision);
     return BP_OK;
 }
 
-static int delete_one(struct bp_store *store, struct bp_slice key, uint64_t revision, uint64_t *deleted, struct bp_error *err)
-{
+static int delete_one(struct bp_store *store, struct bp_slice key, uint64_t revision,
+                      uint64_t *deleted, struct bp_error *err) {
     struct bp_version previous;
     int existed = bp_index_delete(store->index, key, revision, &previous);
     if (existed < 0) {
@@ -182,13 +186,15 @@ static int delete_one(struct bp_store *store, struct bp_slice key, uint64_t revi
     return BP_OK;
 }
 
-static int delete_range(struct bp_store *store, const struct bp_op *op, uint64_t revision, uint64_t *deleted, struct bp_error *err)
-{
+static int delete_range(struct bp_store *store, const struct bp_op *op, uint64_t revision,
+                        uint64_t *deleted, struct bp_error *err) {
     uint8_t buffers[2][BP_STORED_KEY_MAX];
     struct bp_slice from = op->key, key;
     struct bp_version version;
     uint32_t turn = 0;
-    /* Each round deletes one live key at or behind `from`, so the loop ends with the range's keys. */
+    /*
+     * Each round deletes one live key at or behind `from`, so the loop ends with the range's keys.
+     */
     while (bp_index_next_live(store->index, from, op->end, buffers[turn], &key, &version)) {
         int code = delete_one(store, key, revision, deleted, err);
         if (code != BP_OK) {
@@ -200,9 +206,9 @@ static int delete_range(struct bp_store *store, const struct bp_op *op, uint64_t
     return BP_OK;
 }
 
-static int apply_branch(struct bp_store *store, const struct bp_request *request, bool then, uint64_t revision,
-                        const struct origin *origin, uint64_t *deleted, struct bp_error *err)
-{
+static int apply_branch(struct bp_store *store, const struct bp_request *request, bool then,
+                        uint64_t revision, const struct origin *origin, uint64_t *deleted,
+                        struct bp_error *err) {
     uint32_t at = then ? request->then_at : request->else_at;
     uint32_t n = then ? request->n_then : request->n_else;
     int code = BP_OK;
@@ -226,8 +232,8 @@ static int apply_branch(struct bp_store *store, const struct bp_request *request
     return code;
 }
 
-static bool leases_exist(const struct bp_store *store, const struct bp_request *request, bool then)
-{
+static bool leases_exist(const struct bp_store *store, const struct bp_request *request,
+                         bool then) {
     uint32_t at = then ? request->then_at : request->else_at;
     uint32_t n = then ? request->n_then : request->n_else;
     for (uint32_t i = 0; i < n; i++) {
@@ -240,10 +246,10 @@ static bool leases_exist(const struct bp_store *store, const struct bp_request *
     return true;
 }
 
-/* ---- requests -------------------------------------------------------------------------------------------------------------- */
+/* ---- requests -------------------------------------------------------------------------------- */
 
-static bool seen_before(struct bp_store *store, const struct bp_request *request, struct bp_applied *applied)
-{
+static bool seen_before(struct bp_store *store, const struct bp_request *request,
+                        struct bp_applied *applied) {
     const struct bp_request_id_record *record =
         request->id.size == 0 ? NULL : bp_request_ids_find(store->request_ids, request->id);
     if (record == NULL) {
@@ -262,9 +268,8 @@ static bool seen_before(struct bp_store *store, const struct bp_request *request
     return true;
 }
 
-static int apply_kv(struct bp_store *store, const struct bp_request *request, uint64_t revision, const struct origin *origin,
-                    struct bp_applied *applied, struct bp_error *err)
-{
+static int apply_kv(struct bp_store *store, const struct bp_request *request, uint64_t revision,
+                    const struct origin *origin, struct bp_applied *applied, struct bp_error *err) {
     if (seen_before(store, request, applied)) {
         return BP_OK;
     }
@@ -280,20 +285,22 @@ static int apply_kv(struct bp_store *store, const struct bp_request *request, ui
     applied->outcome.succeeded = then;
     code = apply_branch(store, request, then, revision, origin, &applied->outcome.deleted, err);
     if (code == BP_OK && request->id.size > 0) {
-        bp_request_ids_add(store->request_ids, request->id, request->fingerprint, &applied->outcome);
+        bp_request_ids_add(store->request_ids, request->id, request->fingerprint,
+                           &applied->outcome);
     }
     return code;
 }
 
-static int apply_grant(struct bp_store *store, const struct bp_request *request, struct bp_applied *applied, struct bp_error *err)
-{
+static int apply_grant(struct bp_store *store, const struct bp_request *request,
+                       struct bp_applied *applied, struct bp_error *err) {
     if (bp_leases_exists(store->leases, request->lease)) {
         refuse(applied, BP_ALREADY_EXISTS, BP_REASON_LEASE_EXISTS);
         return BP_OK;
     }
     applied->outcome.lease = request->lease;
     applied->outcome.ttl_ms = request->ttl_ms;
-    if (bp_leases_grant(store->leases, request->lease, request->ttl_ms, bp_disk_boot_ns(store->disk)) != 0) {
+    if (bp_leases_grant(store->leases, request->lease, request->ttl_ms,
+                        bp_disk_boot_ns(store->disk)) != 0) {
         return out_of_memory(err);
     }
     return BP_OK;
@@ -304,16 +311,15 @@ struct copied_key {
     size_t size;
 };
 
-static int copy_key(void *arg, struct bp_slice key)
-{
+static int copy_key(void *arg, struct bp_slice key) {
     struct copied_key *copied = arg;
     memcpy(copied->bytes, key.data, key.size);
     copied->size = key.size;
     return 1;
 }
 
-static int revoke_one(struct bp_store *store, uint64_t lease, uint64_t revision, uint64_t *deleted, struct bp_error *err)
-{
+static int revoke_one(struct bp_store *store, uint64_t lease, uint64_t revision, uint64_t *deleted,
+                      struct bp_error *err) {
     struct copied_key copied;
     /* Deleting a key detaches it, so each round takes one off the lease's list. */
     while (bp_index_lease_visit(store->index, lease, copy_key, &copied) != 0) {
@@ -327,9 +333,8 @@ static int revoke_one(struct bp_store *store, uint64_t lease, uint64_t revision,
     return BP_OK;
 }
 
-static int apply_revoke(struct bp_store *store, const struct bp_request *request, uint64_t revision, struct bp_applied *applied,
-                        struct bp_error *err)
-{
+static int apply_revoke(struct bp_store *store, const struct bp_request *request, uint64_t revision,
+                        struct bp_applied *applied, struct bp_error *err) {
     uint64_t n = request->leases.size / 8, known = 0;
     for (uint64_t i = 0; i < n; i++) {
         uint64_t lease = bp_get_u64(request->leases.data + 8 * i);
@@ -349,9 +354,8 @@ static int apply_revoke(struct bp_store *store, const struct bp_request *request
     return BP_OK;
 }
 
-static void apply_compact(struct bp_store *store, const struct bp_request *request, uint64_t index, uint64_t revision,
-                          struct bp_applied *applied)
-{
+static void apply_compact(struct bp_store *store, const struct bp_request *request, uint64_t index,
+                          uint64_t revision, struct bp_applied *applied) {
     uint64_t to = request->revision == 0 ? revision - 1 : request->revision;
     if (to >= revision) {
         refuse(applied, BP_OUT_OF_RANGE, BP_REASON_REVISION_IN_FUTURE);
@@ -364,9 +368,9 @@ static void apply_compact(struct bp_store *store, const struct bp_request *reque
     store->compaction_hash_index = index;
 }
 
-static int apply_request(struct bp_store *store, const struct bp_request *request, uint64_t index, uint64_t revision,
-                         const struct origin *origin, struct bp_applied *applied, struct bp_error *err)
-{
+static int apply_request(struct bp_store *store, const struct bp_request *request, uint64_t index,
+                         uint64_t revision, const struct origin *origin, struct bp_applied *applied,
+                         struct bp_error *err) {
     memset(applied, 0, sizeof *applied);
     applied->outcome.revision = revision;
     applied->outcome.succeeded = true;
@@ -383,23 +387,27 @@ static int apply_request(struct bp_store *store, const struct bp_request *reques
     }
 }
 
-/* ---- entries -------------------------------------------------------------------------------------------------------------------- */
+/* ---- entries --------------------------------------------------------------------------------- */
 
 #define WARM_MAX 64u
 
-/* The first keys of the entry's requests, so that their paths are in the caches when their turn comes. */
-static uint64_t warm(const struct bp_store *store, const struct bp_entry *entry, uint64_t offset)
-{
+/*
+ * The first keys of the entry's requests, so that their paths are in the caches when their turn
+ * comes.
+ */
+static uint64_t warm(const struct bp_store *store, const struct bp_entry *entry, uint64_t offset) {
     struct bp_slice keys[WARM_MAX];
     uint32_t n = 0;
     while (n < WARM_MAX && offset < entry->size) {
         struct bp_request request;
-        if (bp_request_decode(entry->payload + offset, entry->size - offset, &request, NULL) != BP_OK) {
+        if (bp_request_decode(entry->payload + offset, entry->size - offset, &request, NULL) !=
+            BP_OK) {
             break;
         }
         offset += request.size;
         uint32_t at = request.then_at;
-        for (uint32_t i = 0; request.kind == BP_REQUEST_KV && i < request.n_then && n < WARM_MAX; i++) {
+        for (uint32_t i = 0; request.kind == BP_REQUEST_KV && i < request.n_then && n < WARM_MAX;
+             i++) {
             struct bp_op op;
             bp_request_op(&request, &at, &op);
             keys[n++] = op.key;
@@ -409,8 +417,8 @@ static uint64_t warm(const struct bp_store *store, const struct bp_entry *entry,
     return offset;
 }
 
-static int apply_requests(struct bp_store *store, const struct bp_entry *entry, struct bp_applied *applied, struct bp_error *err)
-{
+static int apply_requests(struct bp_store *store, const struct bp_entry *entry,
+                          struct bp_applied *applied, struct bp_error *err) {
     struct origin origin = {.payload = entry->payload, .at = entry->at};
     uint64_t offset = 0, warmed = 0;
     for (uint32_t i = 0; i < entry->count; i++) {
@@ -420,42 +428,50 @@ static int apply_requests(struct bp_store *store, const struct bp_entry *entry, 
         struct bp_request request;
         int code = bp_request_decode(entry->payload + offset, entry->size - offset, &request, err);
         if (code != BP_OK) {
-            return bp_fail(err, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT,
-                           "entry %llu, request %u: an op this version does not know; it must not be skipped",
-                           (unsigned long long)entry->index, i);
+            return bp_fail(
+                err, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT,
+                "entry %llu, request %u: an op this version does not know; it must not be skipped",
+                (unsigned long long)entry->index, i);
         }
         struct bp_applied ignored;
         struct bp_applied *into = applied != NULL ? &applied[i] : &ignored;
-        code = apply_request(store, &request, entry->index, entry->first_revision + i, &origin, into, err);
+        code = apply_request(store, &request, entry->index, entry->first_revision + i, &origin,
+                             into, err);
         if (code != BP_OK) {
             return code;
         }
         offset += request.size;
     }
     if (offset != entry->size) {
-        return bp_fail(err, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT, "entry %llu holds more than its %u requests",
+        return bp_fail(err, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT,
+                       "entry %llu holds more than its %u requests",
                        (unsigned long long)entry->index, entry->count);
     }
     return BP_OK;
 }
 
-static int apply_config(struct bp_store *store, const struct bp_entry *entry, struct bp_error *err)
-{
+static int apply_config(struct bp_store *store, const struct bp_entry *entry,
+                        struct bp_error *err) {
     int cause;
     if (!bp_system_decode(entry->payload, entry->size, &store->system, &cause)) {
-        return bp_fail(err, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT, "entry %llu: malformed membership", (unsigned long long)entry->index);
+        return bp_fail(err, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT,
+                       "entry %llu: malformed membership", (unsigned long long)entry->index);
     }
-    return bp_request_ids_resize(store->request_ids, store->system.request_ids_max) == 0 ? BP_OK : out_of_memory(err);
+    return bp_request_ids_resize(store->request_ids, store->system.request_ids_max) == 0
+               ? BP_OK
+               : out_of_memory(err);
 }
 
-int bp_apply_entry(struct bp_store *store, const struct bp_entry *entry, struct bp_applied *applied, struct bp_error *err)
-{
+int bp_apply_entry(struct bp_store *store, const struct bp_entry *entry, struct bp_applied *applied,
+                   struct bp_error *err) {
     if (entry->index != store->applied_index + 1) {
         return bp_fail(err, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT, "entry %llu follows entry %llu",
                        (unsigned long long)entry->index, (unsigned long long)store->applied_index);
     }
-    if (entry->type == BP_ENTRY_JUMP ? entry->first_revision < store->next_revision : entry->first_revision != store->next_revision) {
-        return bp_fail(err, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT, "entry %llu begins at revision %llu, expected %llu",
+    if (entry->type == BP_ENTRY_JUMP ? entry->first_revision < store->next_revision
+                                     : entry->first_revision != store->next_revision) {
+        return bp_fail(err, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT,
+                       "entry %llu begins at revision %llu, expected %llu",
                        (unsigned long long)entry->index, (unsigned long long)entry->first_revision,
                        (unsigned long long)store->next_revision);
     }
@@ -471,7 +487,8 @@ int bp_apply_entry(struct bp_store *store, const struct bp_entry *entry, struct 
     case BP_ENTRY_JUMP:
         break;
     default:
-        code = bp_fail(err, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT, "entry %llu has a type this version does not know: %u",
+        code = bp_fail(err, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT,
+                       "entry %llu has a type this version does not know: %u",
                        (unsigned long long)entry->index, entry->type);
         break;
     }
@@ -483,8 +500,7 @@ int bp_apply_entry(struct bp_store *store, const struct bp_entry *entry, struct 
     return code;
 }
 
-void bp_apply_publish(struct bp_store *store)
-{
+void bp_apply_publish(struct bp_store *store) {
     uint64_t revision = store->next_revision - 1;
     atomic_store_explicit(&store->floor, store->compaction_revision, memory_order_release);
     atomic_store_explicit(&store->revision, revision, memory_order_release);

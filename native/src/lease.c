@@ -1,12 +1,16 @@
 /*
  * Leases: a hash table of what exists, and a heap that says which ends next.
  *
- *   table  open addressing, linear probing, power of two, at most half full:  id -> {ttl, deadline, ending}
- *   heap   {deadline, id}, smallest deadline first, lazy: a keep-alive changes only the table; an entry that surfaces too early is put
+ *   table  open addressing, linear probing, power of two, at most half full:  id -> {ttl, deadline,
+ *   ending}
+ *   heap
+ *       {deadline, id}, smallest deadline first, lazy: a keep-alive changes only the table; an
+ *       entry that surfaces too early is put
  *          back with the table's deadline, one whose lease is gone is dropped
  *
- * Invariants: every lease that is not ending has at least one heap entry with a deadline <= its own; the heap holds at most twice as
- * many entries as the table has leases (plus a constant), because revoke rebuilds it beyond that.
+ * Invariants: every lease that is not ending has at least one heap entry with a deadline <= its
+ * own; the heap holds at most twice as many entries as the table has leases (plus a constant),
+ * because revoke rebuilds it beyond that.
  */
 #include "lease.h"
 
@@ -38,8 +42,7 @@ struct bp_leases {
     uint64_t heap_size, heap_capacity;
 };
 
-static uint64_t hash_id(uint64_t id)
-{
+static uint64_t hash_id(uint64_t id) {
     id ^= id >> 33;
     id *= 0xff51afd7ed558ccdull;
     id ^= id >> 33;
@@ -48,13 +51,11 @@ static uint64_t hash_id(uint64_t id)
 }
 
 /* A TTL too long for the clock never ends. */
-static uint64_t deadline_after(uint64_t now_ns, uint64_t ttl_ms)
-{
+static uint64_t deadline_after(uint64_t now_ns, uint64_t ttl_ms) {
     return ttl_ms > (UINT64_MAX - now_ns) / NS_PER_MS ? UINT64_MAX : now_ns + ttl_ms * NS_PER_MS;
 }
 
-static struct slot *find(const struct bp_leases *leases, uint64_t id)
-{
+static struct slot *find(const struct bp_leases *leases, uint64_t id) {
     uint64_t mask = leases->capacity - 1;
     for (uint64_t i = hash_id(id) & mask; leases->slots[i].id != 0; i = (i + 1) & mask) {
         if (leases->slots[i].id == id) {
@@ -64,8 +65,7 @@ static struct slot *find(const struct bp_leases *leases, uint64_t id)
     return NULL;
 }
 
-static struct slot *insert(struct bp_leases *leases, uint64_t id)
-{
+static struct slot *insert(struct bp_leases *leases, uint64_t id) {
     uint64_t mask = leases->capacity - 1;
     uint64_t i = hash_id(id) & mask;
     while (leases->slots[i].id != 0) {
@@ -78,8 +78,7 @@ static struct slot *insert(struct bp_leases *leases, uint64_t id)
 }
 
 /* Close the gap by moving back what probed past it. */
-static void erase(struct bp_leases *leases, struct slot *gone)
-{
+static void erase(struct bp_leases *leases, struct slot *gone) {
     uint64_t mask = leases->capacity - 1;
     uint64_t hole = (uint64_t)(gone - leases->slots);
     for (uint64_t i = (hole + 1) & mask; leases->slots[i].id != 0; i = (i + 1) & mask) {
@@ -93,8 +92,7 @@ static void erase(struct bp_leases *leases, struct slot *gone)
     leases->count--;
 }
 
-static bool grow_table(struct bp_leases *leases)
-{
+static bool grow_table(struct bp_leases *leases) {
     struct slot *old = leases->slots;
     uint64_t old_capacity = leases->capacity;
     struct slot *slots = calloc(old_capacity * 2, sizeof *slots);
@@ -113,8 +111,7 @@ static bool grow_table(struct bp_leases *leases)
     return true;
 }
 
-static void sift_down(struct due *heap, uint64_t n, uint64_t i)
-{
+static void sift_down(struct due *heap, uint64_t n, uint64_t i) {
     for (;;) {
         uint64_t least = i;
         for (uint64_t child = 2 * i + 1; child <= 2 * i + 2 && child < n; child++) {
@@ -132,8 +129,7 @@ static void sift_down(struct due *heap, uint64_t n, uint64_t i)
     }
 }
 
-static bool reserve_heap(struct bp_leases *leases)
-{
+static bool reserve_heap(struct bp_leases *leases) {
     if (leases->heap_size < leases->heap_capacity) {
         return true;
     }
@@ -147,8 +143,7 @@ static bool reserve_heap(struct bp_leases *leases)
     return true;
 }
 
-static void push(struct bp_leases *leases, uint64_t id, uint64_t deadline_ns)
-{
+static void push(struct bp_leases *leases, uint64_t id, uint64_t deadline_ns) {
     assert(leases->heap_size < leases->heap_capacity);
     uint64_t i = leases->heap_size++;
     while (i > 0 && leases->heap[(i - 1) / 2].deadline_ns > deadline_ns) {
@@ -159,14 +154,13 @@ static void push(struct bp_leases *leases, uint64_t id, uint64_t deadline_ns)
 }
 
 /* One entry for each lease that is not ending. The heap never grows here. */
-static void rebuild_heap(struct bp_leases *leases)
-{
+static void rebuild_heap(struct bp_leases *leases) {
     leases->heap_size = 0;
     for (uint64_t i = 0; i < leases->capacity; i++) {
         if (leases->slots[i].id != 0 && !leases->slots[i].ending) {
             assert(leases->heap_size < leases->heap_capacity);
-            leases->heap[leases->heap_size++] =
-                (struct due){.deadline_ns = leases->slots[i].deadline_ns, .id = leases->slots[i].id};
+            leases->heap[leases->heap_size++] = (struct due){
+                .deadline_ns = leases->slots[i].deadline_ns, .id = leases->slots[i].id};
         }
     }
     for (uint64_t i = leases->heap_size / 2; i-- > 0;) {
@@ -174,8 +168,7 @@ static void rebuild_heap(struct bp_leases *leases)
     }
 }
 
-struct bp_leases *bp_leases_new(void)
-{
+struct bp_leases *bp_leases_new(void) {
     struct bp_leases *leases = calloc(1, sizeof *leases);
     if (leases == NULL) {
         return NULL;
@@ -190,8 +183,7 @@ struct bp_leases *bp_leases_new(void)
     return leases;
 }
 
-void bp_leases_free(struct bp_leases *leases)
-{
+void bp_leases_free(struct bp_leases *leases) {
     if (leases == NULL) {
         return;
     }
@@ -201,18 +193,15 @@ void bp_leases_free(struct bp_leases *leases)
     free(leases);
 }
 
-static void lock(const struct bp_leases *leases)
-{
+static void lock(const struct bp_leases *leases) {
     pthread_mutex_lock(&((struct bp_leases *)(uintptr_t)leases)->mutex);
 }
 
-static void unlock(const struct bp_leases *leases)
-{
+static void unlock(const struct bp_leases *leases) {
     pthread_mutex_unlock(&((struct bp_leases *)(uintptr_t)leases)->mutex);
 }
 
-int bp_leases_grant(struct bp_leases *leases, uint64_t id, uint64_t ttl_ms, uint64_t now_ns)
-{
+int bp_leases_grant(struct bp_leases *leases, uint64_t id, uint64_t ttl_ms, uint64_t now_ns) {
     assert(id != 0);
     lock(leases);
     bool fits = (leases->count + 1) * 2 <= leases->capacity || grow_table(leases);
@@ -228,8 +217,7 @@ int bp_leases_grant(struct bp_leases *leases, uint64_t id, uint64_t ttl_ms, uint
     return fits ? 0 : -1;
 }
 
-bool bp_leases_revoke(struct bp_leases *leases, uint64_t id)
-{
+bool bp_leases_revoke(struct bp_leases *leases, uint64_t id) {
     lock(leases);
     struct slot *slot = find(leases, id);
     if (slot != NULL) {
@@ -242,27 +230,28 @@ bool bp_leases_revoke(struct bp_leases *leases, uint64_t id)
     return slot != NULL;
 }
 
-bool bp_leases_exists(const struct bp_leases *leases, uint64_t id)
-{
+bool bp_leases_exists(const struct bp_leases *leases, uint64_t id) {
     lock(leases);
     bool exists = find(leases, id) != NULL;
     unlock(leases);
     return exists;
 }
 
-uint64_t bp_leases_count(const struct bp_leases *leases)
-{
+uint64_t bp_leases_count(const struct bp_leases *leases) {
     lock(leases);
     uint64_t count = leases->count;
     unlock(leases);
     return count;
 }
 
-bool bp_leases_keep_alive(struct bp_leases *leases, uint64_t id, uint64_t now_ns, uint64_t *ttl_ms)
-{
+bool bp_leases_keep_alive(struct bp_leases *leases, uint64_t id, uint64_t now_ns,
+                          uint64_t *ttl_ms) {
     lock(leases);
     struct slot *slot = find(leases, id);
-    /* One past its deadline may be ending any moment: telling its owner that it lives would be a lie. */
+    /*
+     * One past its deadline may be ending any moment: telling its owner that it lives would be a
+     * lie.
+     */
     bool alive = slot != NULL && !slot->ending && slot->deadline_ns > now_ns;
     if (alive) {
         slot->deadline_ns = deadline_after(now_ns, slot->ttl_ms);
@@ -272,8 +261,8 @@ bool bp_leases_keep_alive(struct bp_leases *leases, uint64_t id, uint64_t now_ns
     return alive;
 }
 
-bool bp_leases_get(const struct bp_leases *leases, uint64_t id, uint64_t now_ns, uint64_t *ttl_ms, uint64_t *remaining_ms)
-{
+bool bp_leases_get(const struct bp_leases *leases, uint64_t id, uint64_t now_ns, uint64_t *ttl_ms,
+                   uint64_t *remaining_ms) {
     lock(leases);
     const struct slot *slot = find(leases, id);
     if (slot != NULL) {
@@ -284,8 +273,7 @@ bool bp_leases_get(const struct bp_leases *leases, uint64_t id, uint64_t now_ns,
     return slot != NULL;
 }
 
-uint32_t bp_leases_expire(struct bp_leases *leases, uint64_t now_ns, uint64_t *ids, uint32_t max)
-{
+uint32_t bp_leases_expire(struct bp_leases *leases, uint64_t now_ns, uint64_t *ids, uint32_t max) {
     uint32_t n = 0;
     lock(leases);
     while (n < max && leases->heap_size > 0 && leases->heap[0].deadline_ns <= now_ns) {
@@ -307,14 +295,16 @@ uint32_t bp_leases_expire(struct bp_leases *leases, uint64_t now_ns, uint64_t *i
     return n;
 }
 
-void bp_leases_unmark(struct bp_leases *leases, const uint64_t *ids, uint32_t n)
-{
+void bp_leases_unmark(struct bp_leases *leases, const uint64_t *ids, uint32_t n) {
     lock(leases);
     for (uint32_t i = 0; i < n; i++) {
         struct slot *slot = find(leases, ids[i]);
         if (slot != NULL && slot->ending) {
             slot->ending = false;
-            /* Its place in the heap was taken from the same array, so there is room unless grants filled it. */
+            /*
+             * Its place in the heap was taken from the same array, so there is room unless grants
+             * filled it.
+             */
             if (leases->heap_size < leases->heap_capacity || reserve_heap(leases)) {
                 push(leases, slot->id, slot->deadline_ns);
             } else {
@@ -325,8 +315,7 @@ void bp_leases_unmark(struct bp_leases *leases, const uint64_t *ids, uint32_t n)
     unlock(leases);
 }
 
-void bp_leases_restart(struct bp_leases *leases, uint64_t now_ns)
-{
+void bp_leases_restart(struct bp_leases *leases, uint64_t now_ns) {
     lock(leases);
     for (uint64_t i = 0; i < leases->capacity; i++) {
         if (leases->slots[i].id != 0) {
@@ -338,14 +327,13 @@ void bp_leases_restart(struct bp_leases *leases, uint64_t now_ns)
     unlock(leases);
 }
 
-static int by_id(const void *a, const void *b)
-{
-    uint64_t x = ((const struct bp_lease_record *)a)->id, y = ((const struct bp_lease_record *)b)->id;
+static int by_id(const void *a, const void *b) {
+    uint64_t x = ((const struct bp_lease_record *)a)->id,
+             y = ((const struct bp_lease_record *)b)->id;
     return x < y ? -1 : x > y;
 }
 
-struct bp_lease_record *bp_leases_snapshot(const struct bp_leases *leases, uint64_t *n)
-{
+struct bp_lease_record *bp_leases_snapshot(const struct bp_leases *leases, uint64_t *n) {
     lock(leases);
     *n = leases->count;
     struct bp_lease_record *records = NULL;
@@ -355,8 +343,8 @@ struct bp_lease_record *bp_leases_snapshot(const struct bp_leases *leases, uint6
     uint64_t filled = 0;
     for (uint64_t i = 0; records != NULL && i < leases->capacity; i++) {
         if (leases->slots[i].id != 0) {
-            records[filled++] =
-                (struct bp_lease_record){.id = leases->slots[i].id, .ttl_ms = leases->slots[i].ttl_ms};
+            records[filled++] = (struct bp_lease_record){.id = leases->slots[i].id,
+                                                         .ttl_ms = leases->slots[i].ttl_ms};
         }
     }
     unlock(leases);

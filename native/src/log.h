@@ -127,6 +127,8 @@ struct bp_log_start {
     uint64_t term;     /* its term */
     uint64_t revision; /* the last revision it covers: what segments before `at` hold at most */
     struct bp_hardstate hardstate; /* known from the checkpoint */
+    /* entry 1 was durable: a log that should reach back to it and is empty is damaged */
+    bool founded;
 };
 
 /* An entry found by recovery; the payload is read again when it is replayed. */

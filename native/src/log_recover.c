@@ -265,6 +265,10 @@ static int read_log(struct recover *r, struct bp_error *err) {
         return bp_log_corrupt(r->segments, newest, r->tail.synced,
                               "no frame begins where the log was durable to", err);
     }
+    if (r->start->founded && r->start->index == 0 && r->last == 0) {
+        return bp_log_corrupt(r->segments, first, BP_SEGMENT_HEADER,
+                              "the store's first entry is missing", err);
+    }
     if (r->seen && r->last < r->start->index) {
         return bp_log_corrupt(r->segments, newest, r->tail.valid_end,
                               "the log ends before entries that the checkpoint covers", err);

@@ -1,7 +1,8 @@
 /*
  * Pipeline frames: many requests in, one answer out.
  *
- *   frame -> ops -> tickets -> queued together, in order -> answered in any order -> the last answer builds the response
+ *   frame -> ops -> tickets -> queued together, in order -> answered in any order -> the last
+ *   answer builds the response
  *
  * `remaining` counts the ops not yet answered; whoever brings it to zero owns the frame.
  */
@@ -16,12 +17,11 @@ struct bp_pipeline {
     uint64_t cookie;
     uint32_t n;
     _Atomic uint32_t remaining;
-    struct bp_wire_frame_op *ops;  /* ids, and the errors of ops that never ran */
-    struct bp_ticket **tickets;    /* answered ones, by op */
+    struct bp_wire_frame_op *ops; /* ids, and the errors of ops that never ran */
+    struct bp_ticket **tickets;   /* answered ones, by op */
 };
 
-static void frame_free(struct bp_pipeline *frame)
-{
+static void frame_free(struct bp_pipeline *frame) {
     for (uint32_t i = 0; i < frame->n; i++) {
         if (frame->tickets[i] != NULL) {
             bp_ticket_clear(frame->tickets[i]);
@@ -35,8 +35,8 @@ static void frame_free(struct bp_pipeline *frame)
 }
 
 /* One result; one that no longer fits the response is told so, whatever it came to. */
-static void add_result(const struct bp_store *store, const struct bp_pipeline *frame, uint32_t i, size_t head, struct bp_buffer *response)
-{
+static void add_result(const struct bp_store *store, const struct bp_pipeline *frame, uint32_t i,
+                       size_t head, struct bp_buffer *response) {
     const struct bp_wire_frame_op *op = &frame->ops[i];
     const struct bp_ticket *ticket = frame->tickets[i];
     if (ticket == NULL) {
@@ -46,17 +46,19 @@ static void add_result(const struct bp_store *store, const struct bp_pipeline *f
     struct bp_error no_memory, too_large;
     const struct bp_error *error = NULL;
     if (ticket->code != BP_OK) {
-        bp_fail(&no_memory, ticket->code, BP_REASON_OUT_OF_MEMORY, "failed, and no memory to say why");
+        bp_fail(&no_memory, ticket->code, BP_REASON_OUT_OF_MEMORY,
+                "failed, and no memory to say why");
         error = ticket->error != NULL ? ticket->error : &no_memory;
-    } else if (response->size > head && response->size + ticket->reply.size > store->limits.reply_bytes_max) {
-        bp_fail(&too_large, BP_RESOURCE_EXHAUSTED, BP_REASON_REPLY_TOO_LARGE, "the results of this frame are over the limit; ask again in another frame");
+    } else if (response->size > head &&
+               response->size + ticket->reply.size > store->limits.reply_bytes_max) {
+        bp_fail(&too_large, BP_RESOURCE_EXHAUSTED, BP_REASON_REPLY_TOO_LARGE,
+                "the results of this frame are over the limit; ask again in another frame");
         error = &too_large;
     }
     bp_wire_frame_result(response, op->id, ticket->method, &ticket->reply, error);
 }
 
-static void frame_finish(struct bp_store *store, struct bp_pipeline *frame)
-{
+static void frame_finish(struct bp_store *store, struct bp_pipeline *frame) {
     struct bp_buffer response = {0};
     bp_wire_frame_begin(&response, atomic_load_explicit(&store->revision, memory_order_acquire));
     size_t head = response.size;
@@ -66,32 +68,31 @@ static void frame_finish(struct bp_store *store, struct bp_pipeline *frame)
     struct bp_error *error = NULL;
     if (response.failed) {
         error = malloc(sizeof *error);
-        bp_fail(error, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no memory for the results; the requests were applied");
+        bp_fail(error, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,
+                "no memory for the results; the requests were applied");
         bp_buffer_free(&response);
     }
     struct bp_reply reply = {.data = response.data, .size = response.size};
     bool failed = response.failed;
-    bp_queue_push(frame->queue, frame->cookie, failed ? BP_RESOURCE_EXHAUSTED : BP_OK, failed ? (struct bp_reply){0} : reply, 0, error);
+    bp_queue_push(frame->queue, frame->cookie, failed ? BP_RESOURCE_EXHAUSTED : BP_OK,
+                  failed ? (struct bp_reply){0} : reply, 0, error);
     bp_queue_release(frame->queue);
     frame_free(frame);
 }
 
-static void answered_one(struct bp_store *store, struct bp_pipeline *frame)
-{
+static void answered_one(struct bp_store *store, struct bp_pipeline *frame) {
     if (atomic_fetch_sub_explicit(&frame->remaining, 1, memory_order_acq_rel) == 1) {
         frame_finish(store, frame);
     }
 }
 
-void bp_pipeline_answered(struct bp_store *store, struct bp_ticket *ticket)
-{
+void bp_pipeline_answered(struct bp_store *store, struct bp_ticket *ticket) {
     struct bp_pipeline *frame = ticket->frame;
     frame->tickets[ticket->frame_slot] = ticket;
     answered_one(store, frame);
 }
 
-static struct bp_ticket *ticket_of(struct bp_pipeline *frame, uint32_t i)
-{
+static struct bp_ticket *ticket_of(struct bp_pipeline *frame, uint32_t i) {
     struct bp_wire_frame_op *op = &frame->ops[i];
     struct bp_ticket *ticket = bp_ticket_new(op->call.is_write ? BP_TICKET_WRITE : BP_TICKET_READ);
     if (ticket == NULL) {
@@ -106,8 +107,7 @@ static struct bp_ticket *ticket_of(struct bp_pipeline *frame, uint32_t i)
 }
 
 /* Tickets for the ops that decoded, linked in order. What fails here fails alone. */
-static struct bp_ticket *make_tickets(struct bp_pipeline *frame, uint32_t *n)
-{
+static struct bp_ticket *make_tickets(struct bp_pipeline *frame, uint32_t *n) {
     struct bp_ticket *first = NULL, **tail = &first;
     *n = 0;
     for (uint32_t i = 0; i < frame->n; i++) {
@@ -117,11 +117,13 @@ static struct bp_ticket *make_tickets(struct bp_pipeline *frame, uint32_t *n)
         }
         struct bp_ticket *ticket = ticket_of(frame, i);
         if (ticket == NULL) {
-            bp_fail(&op->error, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no memory for the request");
+            bp_fail(&op->error, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,
+                    "no memory for the request");
             continue;
         }
         if (ticket->kind == BP_TICKET_WRITE) {
-            int code = bp_request_decode(ticket->call.request.buf, ticket->call.request.size, &ticket->request, &op->error);
+            int code = bp_request_decode(ticket->call.request.buf, ticket->call.request.size,
+                                         &ticket->request, &op->error);
             if (code != BP_OK) {
                 bp_ticket_clear(ticket);
                 free(ticket);
@@ -136,8 +138,7 @@ static struct bp_ticket *make_tickets(struct bp_pipeline *frame, uint32_t *n)
     return first;
 }
 
-static void free_list(struct bp_ticket *ticket)
-{
+static void free_list(struct bp_ticket *ticket) {
     while (ticket != NULL) {
         struct bp_ticket *next = ticket->next;
         bp_ticket_clear(ticket);
@@ -146,12 +147,12 @@ static void free_list(struct bp_ticket *ticket)
     }
 }
 
-int bp_submit_frame(struct bp_store *store, struct bp_queue *queue, uint8_t keyspace, const void *bytes, uint64_t size, uint64_t cookie,
-                    struct bp_error *err)
-{
+int bp_submit_frame(struct bp_store *store, struct bp_queue *queue, uint8_t keyspace,
+                    const void *bytes, uint64_t size, uint64_t cookie, struct bp_error *err) {
     struct bp_pipeline *frame = calloc(1, sizeof *frame);
     if (frame == NULL) {
-        return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no memory for a frame");
+        return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,
+                       "no memory for a frame");
     }
     const struct bp_wire_limits *limits = bp_store_limits(store, keyspace);
     int code = bp_wire_decode_frame(keyspace, bytes, size, limits, &frame->ops, &frame->n, err);
@@ -164,7 +165,8 @@ int bp_submit_frame(struct bp_store *store, struct bp_queue *queue, uint8_t keys
         frame->n = 0;
         free(frame->ops);
         free(frame);
-        return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no memory for a frame");
+        return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,
+                       "no memory for a frame");
     }
     frame->queue = queue;
     frame->cookie = cookie;

@@ -1,14 +1,16 @@
 /*
  * Reads: who answers them, and from what.
  *
- *   ticket -> [reader threads] -> view {published revision, floor} -> index -> values inside a read section -> completed
+ *   ticket -> [reader threads] -> view {published revision, floor} -> index -> values inside a read
+ *   section -> completed
  *
- * A one-member cluster answers linearizable reads from the newest published revision: a write is acknowledged only after its
- * revision is published, so no acknowledged write can be missed.
+ * A one-member cluster answers linearizable reads from the newest published revision: a write is
+ * acknowledged only after its revision is published, so no acknowledged write can be missed.
  *
- * A read holds no pin. It takes a view, reads, and then looks at the floor again: trimming follows the floor's publication, so
- * a floor still at or below the revision read proves that nothing it needed was gone. Else a read of the newest state
- * starts again and a read of an old revision is refused.
+ * A read holds no pin. It takes a view, reads, and then looks at the floor again: trimming follows
+ * the floor's publication, so a floor still at or below the revision read proves that nothing it
+ * needed was gone. Else a read of the newest state starts again and a read of an old revision is
+ * refused.
  */
 #include <assert.h>
 #include <stdlib.h>
@@ -30,7 +32,7 @@ struct bp_reader_pool {
     pthread_t threads[];
 };
 
-/* ---- leases ----------------------------------------------------------------------------------------------------------------- */
+/* ---- leases ---------------------------------------------------------------------------------- */
 
 struct lease_keys {
     struct bp_buffer bytes;
@@ -39,8 +41,7 @@ struct lease_keys {
     size_t *offsets;
 };
 
-static int collect_key(void *arg, struct bp_slice key)
-{
+static int collect_key(void *arg, struct bp_slice key) {
     struct lease_keys *keys = arg;
     if (keys->n == keys->max) {
         return 1;
@@ -52,8 +53,8 @@ static int collect_key(void *arg, struct bp_slice key)
     return 0;
 }
 
-static int lease_keys(struct bp_store *store, const struct bp_wire_read *read, struct lease_keys *keys, struct bp_error *err)
-{
+static int lease_keys(struct bp_store *store, const struct bp_wire_read *read,
+                      struct lease_keys *keys, struct bp_error *err) {
     keys->max = read->want_keys ? read->limit : 0;
     keys->slices = calloc(keys->max + 1, sizeof *keys->slices);
     keys->offsets = calloc(keys->max + 1, sizeof *keys->offsets);
@@ -64,7 +65,8 @@ static int lease_keys(struct bp_store *store, const struct bp_wire_read *read, s
         pthread_mutex_unlock(&store->apply);
     }
     if (keys->slices == NULL || keys->offsets == NULL || keys->bytes.failed) {
-        return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no memory for the keys of a lease");
+        return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,
+                       "no memory for the keys of a lease");
     }
     for (uint64_t i = 0; i < keys->n; i++) {
         keys->slices[i].data = keys->bytes.data + keys->offsets[i];
@@ -72,13 +74,14 @@ static int lease_keys(struct bp_store *store, const struct bp_wire_read *read, s
     return BP_OK;
 }
 
-static int read_lease(struct bp_store *store, const struct bp_wire_read *read, struct bp_buffer *reply, struct bp_error *err)
-{
+static int read_lease(struct bp_store *store, const struct bp_wire_read *read,
+                      struct bp_buffer *reply, struct bp_error *err) {
     uint64_t now = bp_disk_boot_ns(store->disk), ttl = 0, remaining = 0;
     uint64_t revision = atomic_load_explicit(&store->revision, memory_order_acquire);
     if (read->method == BP_METHOD_KEEP_ALIVE) {
         bool alive = bp_leases_keep_alive(store->leases, read->lease, now, &ttl);
-        bp_wire_lease_reply(read->method, revision, read->lease, alive ? ttl : 0, alive ? ttl : 0, NULL, 0, reply);
+        bp_wire_lease_reply(read->method, revision, read->lease, alive ? ttl : 0, alive ? ttl : 0,
+                            NULL, 0, reply);
         return BP_OK;
     }
     if (!bp_leases_get(store->leases, read->lease, now, &ttl, &remaining)) {
@@ -102,14 +105,14 @@ static int read_lease(struct bp_store *store, const struct bp_wire_read *read, s
     return code;
 }
 
-/* ---- GET and SCAN --------------------------------------------------------------------------------------------------------------- */
+/* ---- GET and SCAN ---------------------------------------------------------------------------- */
 
 /*
- * A read that the driver placed is one of the newest state: where its place is compacted already, a later one serves as well (it still
- * sees every write before it). Any other is refused.
+ * A read that the driver placed is one of the newest state: where its place is compacted already, a
+ * later one serves as well (it still sees every write before it). Any other is refused.
  */
-static int read_keys(struct bp_store *store, const struct bp_ticket *ticket, struct bp_buffer *reply, struct bp_error *err)
-{
+static int read_keys(struct bp_store *store, const struct bp_ticket *ticket,
+                     struct bp_buffer *reply, struct bp_error *err) {
     struct bp_wire_read read = ticket->call.read;
     size_t before = reply->size;
     for (uint32_t i = 0; i < RETRIES_MAX; i++) {
@@ -128,13 +131,14 @@ static int read_keys(struct bp_store *store, const struct bp_ticket *ticket, str
             return bp_fail_compacted(err, store);
         }
     }
-    return bp_fail(err, BP_ABORTED, BP_REASON_REVISION_COMPACTED, "compaction overtook the read again and again");
+    return bp_fail(err, BP_ABORTED, BP_REASON_REVISION_COMPACTED,
+                   "compaction overtook the read again and again");
 }
 
-/* ---- one value -------------------------------------------------------------------------------------------------------------------- */
+/* ---- one value ------------------------------------------------------------------------------- */
 
-static int find_value(struct bp_store *store, struct bp_slice key, uint64_t revision, struct bp_version *version, struct bp_error *err)
-{
+static int find_value(struct bp_store *store, struct bp_slice key, uint64_t revision,
+                      struct bp_version *version, struct bp_error *err) {
     for (uint32_t i = 0; i < RETRIES_MAX; i++) {
         struct bp_view view;
         bp_store_view(store, &view);
@@ -143,19 +147,21 @@ static int find_value(struct bp_store *store, struct bp_slice key, uint64_t revi
             return bp_fail_compacted(err, store);
         }
         if (at > view.revision) {
-            return bp_fail(err, BP_OUT_OF_RANGE, BP_REASON_REVISION_IN_FUTURE, "revision %llu has not been reached", (unsigned long long)at);
+            return bp_fail(err, BP_OUT_OF_RANGE, BP_REASON_REVISION_IN_FUTURE,
+                           "revision %llu has not been reached", (unsigned long long)at);
         }
         bool found = bp_index_get(store->index, key, at, version);
         if (atomic_load_explicit(&store->floor, memory_order_acquire) > at) {
             continue;
         }
-        return found ? BP_OK : bp_fail(err, BP_NOT_FOUND, BP_REASON_KEY_NOT_FOUND, "no such key at revision %llu", (unsigned long long)at);
+        return found ? BP_OK
+                     : bp_fail(err, BP_NOT_FOUND, BP_REASON_KEY_NOT_FOUND,
+                               "no such key at revision %llu", (unsigned long long)at);
     }
     return bp_fail_compacted(err, store);
 }
 
-static int read_value(struct bp_store *store, struct bp_ticket *ticket, struct bp_error *err)
-{
+static int read_value(struct bp_store *store, struct bp_ticket *ticket, struct bp_error *err) {
     const struct bp_value_want *want = &ticket->value;
     struct bp_version version;
     uint32_t token = bp_epoch_enter(&store->epoch);
@@ -166,7 +172,8 @@ static int read_value(struct bp_store *store, struct bp_ticket *ticket, struct b
         bp_buffer_append(&ticket->reply, want->prefix, want->prefix_size);
         uint8_t *out = bp_buffer_grow(&ticket->reply, size);
         if (out == NULL && size > 0) {
-            code = bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no memory for a value");
+            code = bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,
+                           "no memory for a value");
         } else if (size > 0) {
             code = bp_value_read(store->segments, &version.value, want->offset, size, out, err);
             ticket->aux = code == BP_OK ? bp_crc32c(0, out, size) : 0;
@@ -176,63 +183,69 @@ static int read_value(struct bp_store *store, struct bp_ticket *ticket, struct b
     return code;
 }
 
-int bp_get(struct bp_store *store, uint8_t keyspace, const void *key, uint32_t key_size, void *value, uint32_t capacity,
-           uint32_t *size, uint64_t *mod_revision, struct bp_error *err)
-{
+int bp_get(struct bp_store *store, uint8_t keyspace, const void *key, uint32_t key_size,
+           void *value, uint32_t capacity, uint32_t *size, uint64_t *mod_revision,
+           struct bp_error *err) {
     uint8_t stored[BP_STORED_KEY_MAX];
     if (key_size == 0 || key_size > BP_KEY_MAX) {
-        return bp_fail(err, BP_INVALID_ARGUMENT, key_size == 0 ? BP_REASON_KEY_EMPTY : BP_REASON_KEY_TOO_LARGE, "a key has 1 to %u bytes", BP_KEY_MAX);
+        return bp_fail(err, BP_INVALID_ARGUMENT,
+                       key_size == 0 ? BP_REASON_KEY_EMPTY : BP_REASON_KEY_TOO_LARGE,
+                       "a key has 1 to %u bytes", BP_KEY_MAX);
     }
     stored[0] = keyspace;
     memcpy(stored + 1, key, key_size);
     struct bp_version version;
     uint32_t token = bp_epoch_enter(&store->epoch);
-    int code = find_value(store, (struct bp_slice){.data = stored, .size = key_size + 1u}, 0, &version, err);
+    int code = find_value(store, (struct bp_slice){.data = stored, .size = key_size + 1u}, 0,
+                          &version, err);
     if (code == BP_OK) {
         *size = version.value.size;
         if (mod_revision != NULL) {
             *mod_revision = version.revision;
         }
         if (version.value.size > capacity) {
-            code = bp_fail(err, BP_OUT_OF_RANGE, BP_REASON_VALUE_TOO_LARGE, "the value has %u bytes, the buffer %u", version.value.size, capacity);
+            code = bp_fail(err, BP_OUT_OF_RANGE, BP_REASON_VALUE_TOO_LARGE,
+                           "the value has %u bytes, the buffer %u", version.value.size, capacity);
         } else {
-            code = bp_value_read(store->segments, &version.value, 0, version.value.size, value, err);
+            code =
+                bp_value_read(store->segments, &version.value, 0, version.value.size, value, err);
         }
     }
     bp_epoch_leave(&store->epoch, token);
     return code;
 }
 
-/* ---- the pool ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- the pool -------------------------------------------------------------------------------- */
 
-static bool needs_leader(const struct bp_ticket *ticket)
-{
+static bool needs_leader(const struct bp_ticket *ticket) {
     return ticket->kind == BP_TICKET_READ && !ticket->call.read.serializable;
 }
 
-void bp_read_answer(struct bp_store *store, struct bp_ticket *ticket)
-{
+void bp_read_answer(struct bp_store *store, struct bp_ticket *ticket) {
     struct bp_error err = {0};
     int code;
     if (needs_leader(ticket) && atomic_load_explicit(&store->poisoned, memory_order_relaxed)) {
-        code = bp_fail(&err, BP_UNAVAILABLE, BP_REASON_LOG_POISONED, "the log failed: only SERIALIZABLE reads are answered until the daemon is restarted");
+        code = bp_fail(
+            &err, BP_UNAVAILABLE, BP_REASON_LOG_POISONED,
+            "the log failed: only SERIALIZABLE reads are answered until the daemon is restarted");
     } else if (ticket->kind == BP_TICKET_VALUE) {
         code = read_value(store, ticket, &err);
-    } else if (ticket->call.read.method == BP_METHOD_GET || ticket->call.read.method == BP_METHOD_SCAN) {
+    } else if (ticket->call.read.method == BP_METHOD_GET ||
+               ticket->call.read.method == BP_METHOD_SCAN) {
         code = read_keys(store, ticket, &ticket->reply, &err);
     } else {
         code = read_lease(store, &ticket->call.read, &ticket->reply, &err);
     }
     if (code == BP_OK && ticket->reply.failed) {
-        code = bp_fail(&err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no memory for the reply");
+        code = bp_fail(&err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,
+                       "no memory for the reply");
     }
     if (code != BP_OK) {
         bp_ticket_fail(ticket, &err);
     }
 }
 
-static void finish(struct bp_store *store, struct bp_ticket *ticket)
-{
+static void finish(struct bp_store *store, struct bp_ticket *ticket) {
     uint64_t bytes = bp_ticket_bytes(ticket);
     bool admitted = ticket->admitted;
     bp_ticket_answer(store, ticket);
@@ -242,8 +255,7 @@ static void finish(struct bp_store *store, struct bp_ticket *ticket)
     }
 }
 
-static void *reader_thread(void *arg)
-{
+static void *reader_thread(void *arg) {
     struct bp_store *store = arg;
     struct bp_reader_pool *pool = store->pool;
     pthread_mutex_lock(&pool->mutex);
@@ -268,8 +280,7 @@ static void *reader_thread(void *arg)
     return NULL;
 }
 
-void bp_readers_push(struct bp_store *store, struct bp_ticket *ticket)
-{
+void bp_readers_push(struct bp_store *store, struct bp_ticket *ticket) {
     struct bp_reader_pool *pool = store->pool;
     if (pool == NULL) { /* manual mode */
         finish(store, ticket);
@@ -283,15 +294,15 @@ void bp_readers_push(struct bp_store *store, struct bp_ticket *ticket)
     pthread_mutex_unlock(&pool->mutex);
 }
 
-int bp_readers_start(struct bp_store *store, struct bp_error *err)
-{
+int bp_readers_start(struct bp_store *store, struct bp_error *err) {
     if (store->options.manual) {
         return BP_OK;
     }
     uint32_t n = store->options.readers;
     struct bp_reader_pool *pool = calloc(1, sizeof *pool + n * sizeof pool->threads[0]);
     if (pool == NULL) {
-        return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no memory for the reader threads");
+        return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,
+                       "no memory for the reader threads");
     }
     pool->tail = &pool->head;
     pthread_mutex_init(&pool->mutex, NULL);
@@ -300,14 +311,14 @@ int bp_readers_start(struct bp_store *store, struct bp_error *err)
     for (; pool->n_threads < n; pool->n_threads++) {
         if (pthread_create(&pool->threads[pool->n_threads], NULL, reader_thread, store) != 0) {
             bp_readers_stop(store);
-            return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no thread for a reader");
+            return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,
+                           "no thread for a reader");
         }
     }
     return BP_OK;
 }
 
-void bp_readers_stop(struct bp_store *store)
-{
+void bp_readers_stop(struct bp_store *store) {
     struct bp_reader_pool *pool = store->pool;
     if (pool == NULL) {
         return;

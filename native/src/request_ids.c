@@ -1,8 +1,10 @@
 /*
  * The request-id table: a ring of records and a hash of where each id lies in it.
  *
- *   ring    [oldest ... newest]            `max` records at most; adding to a full ring overwrites the oldest
- *   buckets hash(id) -> ring slot + 1      open addressing, at most half full, backward-shift deletion
+ *   ring    [oldest ... newest]
+ *       `max` records at most; adding to a full ring overwrites the oldest
+ *   buckets hash(id) -> ring slot + 1
+ *       open addressing, at most half full, backward-shift deletion
  *
  * All memory is taken up front, so adding cannot fail.
  */
@@ -20,9 +22,9 @@ struct bp_request_ids {
     uint32_t *buckets;
 };
 
-static uint64_t hash_bytes(const uint8_t *data, size_t size)
-{
-    uint64_t h = 0xcbf29ce484222325ull; /* FNV-1a, then mixed: ids are short and the table is bounded */
+static uint64_t hash_bytes(const uint8_t *data, size_t size) {
+    /* FNV-1a, then mixed: ids are short and the table is bounded */
+    uint64_t h = 0xcbf29ce484222325ull;
     for (size_t i = 0; i < size; i++) {
         h = (h ^ data[i]) * 0x100000001b3ull;
     }
@@ -30,13 +32,11 @@ static uint64_t hash_bytes(const uint8_t *data, size_t size)
     return h * 0x9e3779b97f4a7c15ull >> 16;
 }
 
-static bool same(const struct bp_request_id_record *record, struct bp_slice id)
-{
+static bool same(const struct bp_request_id_record *record, struct bp_slice id) {
     return record->id_size == id.size && memcmp(record->id, id.data, id.size) == 0;
 }
 
-struct bp_request_ids *bp_request_ids_new(uint64_t max)
-{
+struct bp_request_ids *bp_request_ids_new(uint64_t max) {
     assert(max > 0 && max < UINT32_MAX / 4);
     struct bp_request_ids *table = calloc(1, sizeof *table);
     if (table == NULL) {
@@ -57,8 +57,7 @@ struct bp_request_ids *bp_request_ids_new(uint64_t max)
     return table;
 }
 
-void bp_request_ids_free(struct bp_request_ids *table)
-{
+void bp_request_ids_free(struct bp_request_ids *table) {
     if (table != NULL) {
         free(table->ring);
         free(table->buckets);
@@ -66,8 +65,8 @@ void bp_request_ids_free(struct bp_request_ids *table)
     }
 }
 
-const struct bp_request_id_record *bp_request_ids_find(const struct bp_request_ids *table, struct bp_slice id)
-{
+const struct bp_request_id_record *bp_request_ids_find(const struct bp_request_ids *table,
+                                                       struct bp_slice id) {
     uint64_t i = hash_bytes(id.data, id.size) & table->mask;
     for (; table->buckets[i] != 0; i = (i + 1) & table->mask) {
         const struct bp_request_id_record *record = &table->ring[table->buckets[i] - 1];
@@ -78,14 +77,12 @@ const struct bp_request_id_record *bp_request_ids_find(const struct bp_request_i
     return NULL;
 }
 
-static uint64_t home_of(const struct bp_request_ids *table, uint32_t bucket)
-{
+static uint64_t home_of(const struct bp_request_ids *table, uint32_t bucket) {
     const struct bp_request_id_record *record = &table->ring[bucket - 1];
     return hash_bytes(record->id, record->id_size) & table->mask;
 }
 
-static void drop_oldest(struct bp_request_ids *table)
-{
+static void drop_oldest(struct bp_request_ids *table) {
     uint32_t gone = (uint32_t)table->first + 1;
     uint64_t hole = home_of(table, gone);
     while (table->buckets[hole] != gone) {
@@ -104,8 +101,8 @@ static void drop_oldest(struct bp_request_ids *table)
     table->count--;
 }
 
-void bp_request_ids_add(struct bp_request_ids *table, struct bp_slice id, uint64_t fingerprint, const struct bp_outcome *outcome)
-{
+void bp_request_ids_add(struct bp_request_ids *table, struct bp_slice id, uint64_t fingerprint,
+                        const struct bp_outcome *outcome) {
     assert(id.size > 0 && id.size <= BP_REQUEST_ID_MAX);
     assert(bp_request_ids_find(table, id) == NULL);
     if (table->count == table->max) {
@@ -130,8 +127,7 @@ void bp_request_ids_add(struct bp_request_ids *table, struct bp_slice id, uint64
     table->count++;
 }
 
-int bp_request_ids_resize(struct bp_request_ids *table, uint64_t max)
-{
+int bp_request_ids_resize(struct bp_request_ids *table, uint64_t max) {
     if (max == table->max) {
         return 0;
     }
@@ -146,7 +142,8 @@ int bp_request_ids_resize(struct bp_request_ids *table, uint64_t max)
                                      .lease = record->lease,
                                      .ttl_ms = record->ttl_ms,
                                      .succeeded = record->succeeded != 0};
-        bp_request_ids_add(other, (struct bp_slice){.data = record->id, .size = record->id_size}, record->fingerprint, &outcome);
+        bp_request_ids_add(other, (struct bp_slice){.data = record->id, .size = record->id_size},
+                           record->fingerprint, &outcome);
     }
     struct bp_request_ids old = *table;
     *table = *other;
@@ -155,13 +152,10 @@ int bp_request_ids_resize(struct bp_request_ids *table, uint64_t max)
     return 0;
 }
 
-uint64_t bp_request_ids_count(const struct bp_request_ids *table)
-{
-    return table->count;
-}
+uint64_t bp_request_ids_count(const struct bp_request_ids *table) { return table->count; }
 
-const struct bp_request_id_record *bp_request_ids_at(const struct bp_request_ids *table, uint64_t i)
-{
+const struct bp_request_id_record *bp_request_ids_at(const struct bp_request_ids *table,
+                                                     uint64_t i) {
     assert(i < table->count);
     return &table->ring[(table->first + i) % table->max];
 }

@@ -1,10 +1,12 @@
 /*
- * The request-id table: what the newest requests that carried an id came to. Replicated state: apply alone changes it, checkpoints carry it.
+ * The request-id table: what the newest requests that carried an id came to. Replicated state:
+ * apply alone changes it, checkpoints carry it.
  *
  *   ring of `max` records, oldest first  <--  hash of the id -> record
  *
- * The result kept is the outcome (revision, succeeded, deleted, lease): with the request the client sends again and the history,
- * a reply is rebuilt from it. When full, the oldest leaves: the same on every member, because `max` is replicated too (system.h).
+ * The result kept is the outcome (revision, succeeded, deleted, lease): with the request the client
+ * sends again and the history, a reply is rebuilt from it. When full, the oldest leaves: the same
+ * on every member, because `max` is replicated too (system.h).
  */
 #ifndef BP_REQUEST_IDS_H
 #define BP_REQUEST_IDS_H
@@ -28,13 +30,19 @@ struct bp_request_id_record { /* as checkpoints keep it, oldest first */
 
 struct bp_request_ids *bp_request_ids_new(uint64_t max);
 void bp_request_ids_free(struct bp_request_ids *table);
-/* From now on at most `max` records: the oldest leave. 0, or -1 out of memory (then nothing changed). */
+/*
+ * From now on at most `max` records: the oldest leave. 0, or -1 out of memory (then nothing
+ * changed).
+ */
 int bp_request_ids_resize(struct bp_request_ids *table, uint64_t max);
-const struct bp_request_id_record *bp_request_ids_find(const struct bp_request_ids *table, struct bp_slice id);
+const struct bp_request_id_record *bp_request_ids_find(const struct bp_request_ids *table,
+                                                       struct bp_slice id);
 /* The id is not in the table. Cannot fail: all memory is taken by bp_request_ids_new. */
-void bp_request_ids_add(struct bp_request_ids *table, struct bp_slice id, uint64_t fingerprint, const struct bp_outcome *outcome);
+void bp_request_ids_add(struct bp_request_ids *table, struct bp_slice id, uint64_t fingerprint,
+                        const struct bp_outcome *outcome);
 uint64_t bp_request_ids_count(const struct bp_request_ids *table);
 /* i = 0 is the oldest. */
-const struct bp_request_id_record *bp_request_ids_at(const struct bp_request_ids *table, uint64_t i);
+const struct bp_request_id_record *bp_request_ids_at(const struct bp_request_ids *table,
+                                                     uint64_t i);
 
 #endif

@@ -1,7 +1,8 @@
 /*
  * The store: what the parts of the engine share.
  *
- *   submit --> queue --> [driver role: gather -> append -> sync -> apply -> publish] --> completions
+ *   submit --> queue --> [driver role: gather -> append -> sync -> apply -> publish] -->
+ *   completions
  *                                                             |
  *   keeper thread: tick, trim, checkpoint, clean, scrub ------+ (under `apply`)
  *   readers: index at a published revision, values inside a read section; never a lock of the store
@@ -9,10 +10,15 @@
  * Locks, in the order they may be taken:
  *   driver.mutex   the submit queue and who has the driver role; held for a few instructions
  *   driver.turn_mutex  whose turn it is to apply; likewise
- *   apply          the applied state: index (as its one writer), request ids, system, applied/compaction fields. Held by the
- *                  driver for one group's apply, by the keeper for one trim step or a checkpoint's cut
- *   inside: the index's history and node locks, bp_leases', bp_hub's, bp_queue's own mutexes (each a leaf)
- * The log belongs to whoever has the driver role. Checkpoints, settled segments, unlinking belong to the keeper (keeper.mutex, outermost).
+ *   apply
+ *       the applied state: index (as its one writer), request ids, system, applied/compaction
+ *       fields. Held by the
+ *                  driver for one group's apply, by the keeper for one trim step or a checkpoint's
+ *                  cut
+ *   inside: the index's history and node locks, bp_leases', bp_hub's, bp_queue's own mutexes (each
+ *   a leaf)
+ * The log belongs to whoever has the driver role. Checkpoints, settled segments, unlinking belong
+ * to the keeper (keeper.mutex, outermost).
  */
 #ifndef BP_STORE_H
 #define BP_STORE_H
@@ -53,24 +59,26 @@ struct bp_counters {
 
 struct bp_driver {
     pthread_mutex_t mutex;
-    pthread_cond_t wake;         /* the driver thread sleeps here */
+    pthread_cond_t wake; /* the driver thread sleeps here */
     struct bp_ticket *head, **tail;
-    bool driving;                /* somebody has the role */
+    bool driving; /* somebody has the role */
     bool stopping, closed;
-    bool want_mark, want_sync;   /* chores for the role */
-    uint64_t open, open_bytes;   /* tickets submitted and not completed; a blocked caller's until it has its answer */
+    bool want_mark, want_sync; /* chores for the role */
+    /* tickets submitted and not completed; a blocked caller's until it has its answer */
+    uint64_t open, open_bytes;
     pthread_t threads[BP_GROUPS_IN_FLIGHT];
     uint32_t n_threads;
     /* owned by the role */
-    uint32_t turn;               /* of the next group */
-    uint64_t next_revision;      /* of the next request to be written */
+    uint32_t turn;          /* of the next group */
+    uint64_t next_revision; /* of the next request to be written */
     uint64_t last_append_ns, next_lease_id;
-    uint8_t *staging[BP_GROUPS_IN_FLIGHT]; /* gathered small requests; a group's own until it is applied */
+    /* gathered small requests; a group's own until it is applied */
+    uint8_t *staging[BP_GROUPS_IN_FLIGHT];
     /* groups are applied in turn */
     pthread_mutex_t turn_mutex;
     pthread_cond_t turned;
-    uint32_t applied_turn;       /* the turn that may apply now */
-    struct bp_applied *applied;  /* what the requests of one entry came to; owned by that turn */
+    uint32_t applied_turn;      /* the turn that may apply now */
+    struct bp_applied *applied; /* what the requests of one entry came to; owned by that turn */
 };
 
 /* A revision some reader, backup or checkpoint still needs; trimming stays below the smallest. */
@@ -81,39 +89,43 @@ struct bp_pins {
 
 /* The newest checkpoints on disk, newest first; at most two. keeper.mutex. */
 struct bp_checkpoint_info {
-    uint64_t number;              /* names its file; the applied index, or above it (checkpoint.h) */
+    /* names its file; the applied index, or above it (checkpoint.h) */
+    uint64_t number;
     uint64_t index, revision, bytes, made_ns;
-    struct bp_pos start;          /* replay starts here: log segments from start.segment on are needed */
-    uint32_t *segments;           /* ids of every segment whose values it names, ascending (malloc'ed) */
+    /* replay starts here: log segments from start.segment on are needed */
+    struct bp_pos start;
+    /* ids of every segment whose values it names, ascending (malloc'ed) */
+    uint32_t *segments;
     uint32_t n_segments;
 };
 
 /* When the keeper did what; keeper.mutex. Boot clock. */
 struct bp_tick {
     uint64_t last_ns, reserve_ns, sync_ns, checkpoint_again_ns;
-    uint64_t groups, groups_marked; /* counters.groups at the last tick, and when the last mark was asked for */
-    uint32_t checkpoint_failures;   /* in a row */
+    /* counters.groups at the last tick, and when the last mark was asked for */
+    uint64_t groups, groups_marked;
+    uint32_t checkpoint_failures; /* in a row */
 };
 
 struct bp_keeper {
     pthread_mutex_t mutex;
     pthread_mutex_t wake_mutex;
     pthread_cond_t wake;
-    bool stopping, woken;         /* wake_mutex */
+    bool stopping, woken; /* wake_mutex */
     bool thread_started;
     pthread_t thread;
     struct bp_checkpoint_info checkpoints[2];
     uint32_t n_checkpoints;
     _Atomic uint64_t checkpoint_index, checkpoint_bytes, checkpoint_ns; /* for status, no lock */
-    struct bp_cleaner *cleaner;   /* clean.c's own state */
-    struct bp_reserve *reserve;   /* reserve.c's own state */
+    struct bp_cleaner *cleaner;                                         /* clean.c's own state */
+    struct bp_reserve *reserve;                                         /* reserve.c's own state */
     struct bp_compactor *compactor; /* compact.c: revision/time samples */
     struct bp_tick tick;
     struct bp_scrubber *scrubber; /* scrub.c: passes in the background */
 };
 
 struct bp_store {
-    struct bp_options options;    /* defaults filled in; strings owned */
+    struct bp_options options; /* defaults filled in; strings owned */
     char dir[BP_PATH_MAX];
     struct bp_wire_limits limits;        /* of clients, as configured */
     struct bp_wire_limits format_limits; /* of our own layers: what the formats allow */
@@ -136,20 +148,22 @@ struct bp_store {
     struct bp_reader_pool *pool;
     struct bp_counters counters;
 
-    pthread_mutex_t apply;        /* guards the next block */
+    pthread_mutex_t apply; /* guards the next block */
     struct bp_system system;
     uint64_t applied_index, applied_term;
     uint64_t next_revision;       /* of the next request */
     uint64_t compaction_revision; /* as applied */
-    struct bp_pos applied_end;    /* log position behind the frame of the last applied entry, and that frame's sequence + 1 */
+    /* log position behind the frame of the last applied entry, and that frame's sequence + 1 */
+    struct bp_pos applied_end;
     uint64_t applied_sequence;
-    uint64_t compaction_hash[2];  /* state hash recorded when the last compaction entry was applied, and its index */
+    /* state hash recorded when the last compaction entry was applied, and its index */
+    uint64_t compaction_hash[2];
     uint64_t compaction_hash_index;
-    uint8_t *apply_scratch;       /* BP_VALUE_MAX, for compares on values */
+    uint8_t *apply_scratch; /* BP_VALUE_MAX, for compares on values */
 
     /* Published with release order after apply; what readers go by. */
-    _Atomic uint64_t revision;    /* the newest revision all of whose effects are in the index */
-    _Atomic uint64_t floor;       /* the oldest readable revision (= compaction revision) */
+    _Atomic uint64_t revision; /* the newest revision all of whose effects are in the index */
+    _Atomic uint64_t floor;    /* the oldest readable revision (= compaction revision) */
     _Atomic uint64_t committed, durable;
     _Atomic uint64_t term;
     _Atomic bool poisoned, disk_full, damaged;
@@ -160,79 +174,118 @@ struct bp_store {
     uint64_t recovery_copied_bytes, recovery_discarded_bytes;
 };
 
-/* Open on a given disk (simulated or armed with faults); takes ownership of `disk` also on failure. bp_open is this on POSIX. */
-int bp_store_open(const struct bp_options *options, struct bp_disk *disk, struct bp_store **store, struct bp_error *err);
-/* Frees without marking, syncing or finishing anything: what a crash leaves behind stays. For tests and the simulator. */
+/*
+ * Open on a given disk (simulated or armed with faults); takes ownership of `disk` also on failure.
+ * bp_open is this on POSIX.
+ */
+int bp_store_open(const struct bp_options *options, struct bp_disk *disk, struct bp_store **store,
+                  struct bp_error *err);
+/*
+ * Frees without marking, syncing or finishing anything: what a crash leaves behind stays. For tests
+ * and the simulator.
+ */
 void bp_store_abandon(struct bp_store *store);
 void bp_store_view(struct bp_store *store, struct bp_view *view);
-/* An operator's limits bind clients; other keyspaces belong to layers of ours, which keep limits of their own. */
+/*
+ * An operator's limits bind clients; other keyspaces belong to layers of ours, which keep limits of
+ * their own.
+ */
 const struct bp_wire_limits *bp_store_limits(const struct bp_store *store, uint8_t keyspace);
 /* OUT_OF_RANGE/REVISION_COMPACTED with the oldest readable revision. */
 int bp_fail_compacted(struct bp_error *err, const struct bp_store *store);
 
-/* Pin a revision (>= floor): 0 and *pin, or RESOURCE_EXHAUSTED. OUT_OF_RANGE/REVISION_COMPACTED when it is gone already. */
+/*
+ * Pin a revision (>= floor): 0 and *pin, or RESOURCE_EXHAUSTED. OUT_OF_RANGE/REVISION_COMPACTED
+ * when it is gone already.
+ */
 int bp_pins_add(struct bp_store *store, uint64_t revision, uint32_t *pin, struct bp_error *err);
 void bp_pins_remove(struct bp_store *store, uint32_t pin);
 uint64_t bp_pins_min(struct bp_store *store); /* UINT64_MAX when none */
 
-/* ---- apply.c ----------------------------------------------------------------------------------------------------------- */
+/* ---- apply.c --------------------------------------------------------------------------------- */
 
 /*
- * Apply one committed entry; `applied` (NULL in replay) gets one record per request. Caller holds `apply`. Non-zero: the member must stop (damage, out of memory, unknown op).
+ * Apply one committed entry; `applied` (NULL in replay) gets one record per request. Caller holds
+ * `apply`. Non-zero: the member must stop (damage, out of memory, unknown op).
  */
 struct bp_applied {
-    int code;                 /* BP_OK, or why the request changed nothing */
+    int code; /* BP_OK, or why the request changed nothing */
     int reason;
     struct bp_outcome outcome;
 };
-int bp_apply_entry(struct bp_store *store, const struct bp_entry *entry, struct bp_applied *applied, struct bp_error *err);
+int bp_apply_entry(struct bp_store *store, const struct bp_entry *entry, struct bp_applied *applied,
+                   struct bp_error *err);
 /* One sentence for a reason that apply gives. */
 const char *bp_apply_explain(int reason);
 /* Make what was applied visible: revision, floor; wakes watches. Caller holds `apply`. */
 void bp_apply_publish(struct bp_store *store);
 
-/* ---- driver.c ---------------------------------------------------------------------------------------------------------- */
+/* ---- driver.c -------------------------------------------------------------------------------- */
 
 int bp_driver_start(struct bp_store *store, struct bp_error *err);
-/* Takes no more, and returns when all that was taken is answered (with options.manual what is queued is refused instead). */
+/*
+ * Takes no more, and returns when all that was taken is answered (with options.manual what is
+ * queued is refused instead).
+ */
 void bp_driver_stop(struct bp_store *store);
-/* Internal asynchronous request with no answer wanted (expiry, compaction). `done` (may be NULL) is told the code. */
-int bp_driver_propose(struct bp_store *store, struct bp_builder *builder, void (*done)(void *arg, int code), void *arg, struct bp_error *err);
+/*
+ * Internal asynchronous request with no answer wanted (expiry, compaction). `done` (may be NULL) is
+ * told the code.
+ */
+int bp_driver_propose(struct bp_store *store, struct bp_builder *builder,
+                      void (*done)(void *arg, int code), void *arg, struct bp_error *err);
 /* Ask the role to write a mark or sync (interval mode); returns at once. */
 void bp_driver_chore(struct bp_store *store, bool mark, bool sync);
 
-/* ---- checkpoint.c, checkpoint_load.c -------------------------------------------------------------------------------------- */
+/* ---- checkpoint.c, checkpoint_load.c --------------------------------------------------------- */
 
 /*
- * Write one checkpoint: cut under `apply`, then walk the index at the pinned revision, then tmp, sync, rename, sync_dir, then drop the oldest of three
- * and what only it needed. keeper.mutex held. A failure discards that file only.
+ * Write one checkpoint: cut under `apply`, then walk the index at the pinned revision, then tmp,
+ * sync, rename, sync_dir, then drop the oldest of three and what only it needed. keeper.mutex held.
+ * A failure discards that file only.
  */
 int bp_checkpoint_write(struct bp_store *store, struct bp_error *err);
 bool bp_checkpoint_due(const struct bp_store *store);
 /*
- * Load the newest valid checkpoint (else the one before it; else nothing, *found false) into index, leases, request ids, system and the
- * applied fields; fills *start for bp_log_open. Opens the settled segments it names, deletes settled segments that no kept checkpoint names.
- * All checkpoints damaged: DATA_LOSS/STORE_CORRUPT with *found false, and nothing was loaded: a log that reaches back to entry 1 will do.
+ * Load the newest valid checkpoint (else the one before it; else nothing, *found false) into index,
+ * leases, request ids, system and the applied fields; fills *start for bp_log_open. Opens the
+ * settled segments it names, deletes settled segments that no kept checkpoint names. All
+ * checkpoints damaged: DATA_LOSS/STORE_CORRUPT with *found false, and nothing was loaded: a log
+ * that reaches back to entry 1 will do.
  */
-int bp_checkpoint_load(struct bp_store *store, struct bp_log_start *start, bool *found, struct bp_error *err);
+int bp_checkpoint_load(struct bp_store *store, struct bp_log_start *start, bool *found,
+                       struct bp_error *err);
 /* Segments below this are not needed for replay by any kept checkpoint (0: all are). */
 uint32_t bp_checkpoint_replay_segment(const struct bp_store *store);
 bool bp_checkpoint_names(const struct bp_store *store, uint32_t segment);
 
-/* ---- clean.c, reserve.c, compact.c, keeper.c --------------------------------------------------------------------------------- */
+/* ---- clean.c, reserve.c, compact.c, keeper.c ------------------------------------------------- */
 
-/* One bounded step: trim the index, copy live values out of the emptiest segment, unlink what nothing needs. 1 more to do. */
+/*
+ * One bounded step: trim the index, copy live values out of the emptiest segment, unlink what
+ * nothing needs. 1 more to do.
+ */
 int bp_clean_step(struct bp_store *store);
 /* True while cleaning waits for a checkpoint. */
 bool bp_clean_waits(const struct bp_store *store);
 void bp_cleaner_free(struct bp_store *store);
 
-/* The disk reserve (STORAGE.md 9): a preallocated file given back in pieces when only privileged work may write. */
-int bp_reserve_open(struct bp_store *store, struct bp_error *err); /* best effort: never fails for want of space */
-/* Once the store is sound: make sure that the file's size is backed by space. A start that is refused has touched nothing. */
+/*
+ * The disk reserve (STORAGE.md 9): a preallocated file given back in pieces when only privileged
+ * work may write.
+ */
+/* best effort: never fails for want of space */
+int bp_reserve_open(struct bp_store *store, struct bp_error *err);
+/*
+ * Once the store is sound: make sure that the file's size is backed by space. A start that is
+ * refused has touched nothing.
+ */
 void bp_reserve_back(struct bp_store *store);
 void bp_reserve_close(struct bp_store *store);
-/* Give back up to `bytes` for a privileged write (the last segment only if `last`); returns bytes released. Any thread. */
+/*
+ * Give back up to `bytes` for a privileged write (the last segment only if `last`); returns bytes
+ * released. Any thread.
+ */
 uint64_t bp_reserve_release(struct bp_store *store, uint64_t bytes, bool last);
 /* Grow it back where the disk allows, set and clear store->disk_full. From the keeper's tick. */
 void bp_reserve_tick(struct bp_store *store);
@@ -246,7 +299,7 @@ int bp_keeper_start(struct bp_store *store, struct bp_error *err);
 void bp_keeper_stop(struct bp_store *store);
 void bp_keeper_wake(struct bp_store *store);
 
-/* ---- read.c: the reader threads ------------------------------------------------------------------------------------------------ */
+/* ---- read.c: the reader threads -------------------------------------------------------------- */
 
 int bp_readers_start(struct bp_store *store, struct bp_error *err);
 void bp_readers_stop(struct bp_store *store);

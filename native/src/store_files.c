@@ -14,19 +14,16 @@
 
 static const uint8_t store_magic[8] = "BPSTORE";
 
-static void path_of(const char *dir, const char *name, char path[PATH_MAX_BYTES])
-{
+static void path_of(const char *dir, const char *name, char path[PATH_MAX_BYTES]) {
     (void)snprintf(path, PATH_MAX_BYTES, "%s/%s", dir, name);
 }
 
-static bool ends_with(const char *name, const char *suffix)
-{
+static bool ends_with(const char *name, const char *suffix) {
     size_t n = strlen(name), m = strlen(suffix);
     return n >= m && strcmp(name + n - m, suffix) == 0;
 }
 
-static int note_file(void *arg, const char *name)
-{
+static int note_file(void *arg, const char *name) {
     struct bp_store_files *files = arg;
     if (ends_with(name, ".log")) {
         files->logs++;
@@ -37,25 +34,27 @@ static int note_file(void *arg, const char *name)
         files->checkpoints++;
     } else if (strcmp(name, "STORE") == 0) {
         files->store = true;
+    } else if (strcmp(name, "creating") == 0) {
+        files->creating = true;
     } else if (strcmp(name, "restoring") == 0) {
         files->restoring = true;
     } else if (strcmp(name, "unsynced") == 0) {
         files->unsynced = true;
-    } else if (strcmp(name, "LOCK") != 0 && strcmp(name, "reserve") != 0 && !ends_with(name, ".tmp")) {
+    } else if (strcmp(name, "LOCK") != 0 && strcmp(name, "reserve") != 0 &&
+               !ends_with(name, ".tmp")) {
         (void)snprintf(files->stranger, sizeof files->stranger, "%.60s", name);
     }
     return 0;
 }
 
-int bp_store_files_list(struct bp_disk *disk, const char *dir, struct bp_store_files *files, struct bp_error *err)
-{
+int bp_store_files_list(struct bp_disk *disk, const char *dir, struct bp_store_files *files,
+                        struct bp_error *err) {
     memset(files, 0, sizeof *files);
     int rc = bp_disk_list(disk, dir, note_file, files);
     return rc < 0 ? bp_fail_io(err, rc, "%s: cannot be listed", dir) : BP_OK;
 }
 
-int bp_store_lock(struct bp_disk *disk, const char *dir, int *fd, struct bp_error *err)
-{
+int bp_store_lock(struct bp_disk *disk, const char *dir, int *fd, struct bp_error *err) {
     char path[PATH_MAX_BYTES];
     int rc = bp_disk_mkdir(disk, dir);
     if (rc < 0 && rc != -EEXIST) {
@@ -71,7 +70,8 @@ int bp_store_lock(struct bp_disk *disk, const char *dir, int *fd, struct bp_erro
     if (rc < 0) {
         bp_disk_close(disk, handle);
         if (rc == -EWOULDBLOCK) {
-            return bp_fail(err, BP_FAILED_PRECONDITION, BP_REASON_STORE_LOCKED, "%s is in use by another process", dir);
+            return bp_fail(err, BP_FAILED_PRECONDITION, BP_REASON_STORE_LOCKED,
+                           "%s is in use by another process", dir);
         }
         return bp_fail_io(err, rc, "%s: cannot be locked", path);
     }
@@ -80,8 +80,8 @@ int bp_store_lock(struct bp_disk *disk, const char *dir, int *fd, struct bp_erro
 }
 
 /* A small file under its final name, whole or not at all. */
-static int write_file(struct bp_disk *disk, const char *dir, const char *name, const uint8_t *bytes, size_t size, struct bp_error *err)
-{
+static int write_file(struct bp_disk *disk, const char *dir, const char *name, const uint8_t *bytes,
+                      size_t size, struct bp_error *err) {
     char tmp[PATH_MAX_BYTES], final[PATH_MAX_BYTES], tmp_name[32];
     (void)snprintf(tmp_name, sizeof tmp_name, "%s.tmp", name);
     path_of(dir, tmp_name, tmp);
@@ -106,8 +106,7 @@ static int write_file(struct bp_disk *disk, const char *dir, const char *name, c
     return rc < 0 ? bp_fail_io(err, rc, "%s: cannot be written", final) : BP_OK;
 }
 
-static int read_file(struct bp_disk *disk, const char *path, uint8_t *bytes, size_t size)
-{
+static int read_file(struct bp_disk *disk, const char *path, uint8_t *bytes, size_t size) {
     int fd = bp_disk_open(disk, BP_SITE_NONE, path, BP_O_READ);
     if (fd < 0) {
         return fd;
@@ -118,8 +117,7 @@ static int read_file(struct bp_disk *disk, const char *path, uint8_t *bytes, siz
 }
 
 /* The directory's own name must be durable before anything in it is acknowledged. */
-static int sync_parent(struct bp_disk *disk, const char *dir, struct bp_error *err)
-{
+static int sync_parent(struct bp_disk *disk, const char *dir, struct bp_error *err) {
     char parent[PATH_MAX_BYTES];
     size_t n = strlen(dir);
     while (n > 1 && dir[n - 1] == '/') {
@@ -133,8 +131,8 @@ static int sync_parent(struct bp_disk *disk, const char *dir, struct bp_error *e
     return rc < 0 ? bp_fail_io(err, rc, "%s: cannot be synced", parent) : BP_OK;
 }
 
-int bp_store_identity_write(struct bp_disk *disk, const char *dir, const uint8_t store_id[16], struct bp_error *err)
-{
+int bp_store_identity_write(struct bp_disk *disk, const char *dir, const uint8_t store_id[16],
+                            struct bp_error *err) {
     uint8_t bytes[STORE_SIZE] = {0};
     memcpy(bytes, store_magic, 8);
     bp_put_u32(bytes + 8, BP_FORMAT_VERSION);
@@ -144,8 +142,18 @@ int bp_store_identity_write(struct bp_disk *disk, const char *dir, const uint8_t
     return code != BP_OK ? code : write_file(disk, dir, "STORE", bytes, sizeof bytes, err);
 }
 
-int bp_store_identity_read(struct bp_disk *disk, const char *dir, uint8_t store_id[16], struct bp_error *err)
-{
+int bp_store_creating_begin(struct bp_disk *disk, const char *dir, struct bp_error *err) {
+    return write_file(disk, dir, "creating", NULL, 0, err);
+}
+
+void bp_store_creating_end(struct bp_disk *disk, const char *dir) {
+    char path[PATH_MAX_BYTES];
+    path_of(dir, "creating", path);
+    (void)bp_disk_unlink(disk, BP_SITE_STORE_CREATE, path);
+}
+
+int bp_store_identity_read(struct bp_disk *disk, const char *dir, uint8_t store_id[16],
+                           struct bp_error *err) {
     char path[PATH_MAX_BYTES];
     uint8_t bytes[STORE_SIZE];
     path_of(dir, "STORE", path);
@@ -153,24 +161,25 @@ int bp_store_identity_read(struct bp_disk *disk, const char *dir, uint8_t store_
     if (rc < 0 && rc != -ENODATA) {
         return bp_fail_io(err, rc, "%s: cannot be read", path);
     }
-    if (rc < 0 || memcmp(bytes, store_magic, 8) != 0 || bp_get_u32(bytes + 60) != bp_crc32c(0, bytes, 60)) {
-        return bp_fail(err, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT, "%s: damaged at offset 0; see `bedplate fsck`", path);
+    if (rc < 0 || memcmp(bytes, store_magic, 8) != 0 ||
+        bp_get_u32(bytes + 60) != bp_crc32c(0, bytes, 60)) {
+        return bp_fail(err, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT,
+                       "%s: damaged at offset 0; see `bedplate fsck`", path);
     }
     if (bp_get_u32(bytes + 8) > BP_FORMAT_VERSION) {
         return bp_fail(err, BP_FAILED_PRECONDITION, BP_REASON_FORMAT_UNSUPPORTED,
-                       "%s: format %u was written by a newer version; this one knows up to %u", path, bp_get_u32(bytes + 8), BP_FORMAT_VERSION);
+                       "%s: format %u was written by a newer version; this one knows up to %u",
+                       path, bp_get_u32(bytes + 8), BP_FORMAT_VERSION);
     }
     memcpy(store_id, bytes + 16, 16);
     return BP_OK;
 }
 
-int bp_store_unsynced_begin(struct bp_disk *disk, const char *dir, struct bp_error *err)
-{
+int bp_store_unsynced_begin(struct bp_disk *disk, const char *dir, struct bp_error *err) {
     return write_file(disk, dir, "unsynced", NULL, 0, err);
 }
 
-int bp_store_unsynced_end(struct bp_disk *disk, const char *dir, struct bp_error *err)
-{
+int bp_store_unsynced_end(struct bp_disk *disk, const char *dir, struct bp_error *err) {
     char path[PATH_MAX_BYTES];
     path_of(dir, "unsynced", path);
     int rc = bp_disk_unlink(disk, BP_SITE_STORE_CREATE, path);

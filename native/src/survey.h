@@ -21,7 +21,10 @@ struct bp_survey {
     struct bp_segment_header header;
     uint64_t size; /* of the file */
     bool orphan;   /* nothing refers to it: the next start removes it, and damage in it is none */
-    /* What counts ends here: the next log segment's header, or a checkpoint, says so; 0: nobody does. */
+    /*
+     * What counts ends here: the next log segment's header, or a checkpoint, says so; 0: nobody
+     * does.
+     */
     uint64_t limit;
     uint64_t end;     /* behind the last good frame or record */
     uint64_t units;   /* good frames, or records */

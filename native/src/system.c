@@ -4,8 +4,8 @@
 #include <assert.h>
 #include <string.h>
 
-uint32_t bp_system_encode(const struct bp_system *system, int cause, uint8_t out[BP_CONFIG_SIZE_MAX])
-{
+uint32_t bp_system_encode(const struct bp_system *system, int cause,
+                          uint8_t out[BP_CONFIG_SIZE_MAX]) {
     uint32_t members = (uint32_t)system->voters + system->learners;
     assert(members <= BP_MEMBERS_MAX);
     memset(out, 0, BP_CONFIG_SIZE_MAX);
@@ -22,16 +22,17 @@ uint32_t bp_system_encode(const struct bp_system *system, int cause, uint8_t out
     return 32 + 8 * members;
 }
 
-bool bp_system_decode(const uint8_t *payload, uint32_t size, struct bp_system *system, int *cause)
-{
+bool bp_system_decode(const uint8_t *payload, uint32_t size, struct bp_system *system, int *cause) {
     memset(system, 0, sizeof *system);
-    if (size < 32 || payload[0] != 1 || payload[1] < BP_CAUSE_BOOTSTRAP || payload[1] > BP_CAUSE_UNCLEAN_START) {
+    if (size < 32 || payload[0] != 1 || payload[1] < BP_CAUSE_BOOTSTRAP ||
+        payload[1] > BP_CAUSE_UNCLEAN_START) {
         return false;
     }
     system->voters = bp_get_u16(payload + 2);
     system->learners = bp_get_u16(payload + 4);
     uint32_t members = (uint32_t)system->voters + system->learners;
-    if (members > BP_MEMBERS_MAX || size != 32 + 8 * members || system->voters == 0 || bp_get_u16(payload + 6) != 0) {
+    if (members > BP_MEMBERS_MAX || size != 32 + 8 * members || system->voters == 0 ||
+        bp_get_u16(payload + 6) != 0) {
         return false;
     }
     *cause = payload[1];

@@ -10,8 +10,7 @@
 
 #include "store.h"
 
-struct bp_ticket *bp_ticket_new(int kind)
-{
+struct bp_ticket *bp_ticket_new(int kind) {
     struct bp_ticket *ticket = calloc(1, sizeof *ticket);
     if (ticket != NULL) {
         ticket->kind = kind;
@@ -19,8 +18,7 @@ struct bp_ticket *bp_ticket_new(int kind)
     return ticket;
 }
 
-void bp_ticket_clear(struct bp_ticket *ticket)
-{
+void bp_ticket_clear(struct bp_ticket *ticket) {
     bp_wire_call_free(&ticket->call);
     free(ticket->value.prefix);
     ticket->value.prefix = NULL;
@@ -29,8 +27,7 @@ void bp_ticket_clear(struct bp_ticket *ticket)
     ticket->error = NULL;
 }
 
-void bp_ticket_fail(struct bp_ticket *ticket, const struct bp_error *err)
-{
+void bp_ticket_fail(struct bp_ticket *ticket, const struct bp_error *err) {
     assert(err->code != BP_OK);
     ticket->code = err->code;
     if (ticket->error == NULL) {
@@ -41,20 +38,17 @@ void bp_ticket_fail(struct bp_ticket *ticket, const struct bp_error *err)
     }
 }
 
-void bp_ticket_fail_with(struct bp_ticket *ticket, int code, int reason, const char *message)
-{
+void bp_ticket_fail_with(struct bp_ticket *ticket, int code, int reason, const char *message) {
     struct bp_error err;
     bp_fail(&err, code, reason, "%s", message);
     bp_ticket_fail(ticket, &err);
 }
 
-uint64_t bp_ticket_bytes(const struct bp_ticket *ticket)
-{
+uint64_t bp_ticket_bytes(const struct bp_ticket *ticket) {
     return sizeof *ticket + ticket->request.size;
 }
 
-void bp_ticket_classify(struct bp_ticket *ticket)
-{
+void bp_ticket_classify(struct bp_ticket *ticket) {
     const struct bp_request *request = &ticket->request;
     ticket->grows = request->kind == BP_REQUEST_LEASE_GRANT;
     ticket->needs_values = ticket->method != 0 && bp_wire_reads_history(ticket->method, request);
@@ -70,8 +64,7 @@ void bp_ticket_classify(struct bp_ticket *ticket)
     }
 }
 
-static void answer_outcome(struct bp_ticket *ticket)
-{
+static void answer_outcome(struct bp_ticket *ticket) {
     uint8_t *out = bp_buffer_grow(&ticket->reply, 24);
     if (out != NULL) {
         bp_put_u64(out, ticket->outcome.revision);
@@ -81,26 +74,26 @@ static void answer_outcome(struct bp_ticket *ticket)
 }
 
 /* The reply of a write that its request, its outcome and the history determine. */
-static int answer_write(struct bp_store *store, struct bp_ticket *ticket, struct bp_error *err)
-{
+static int answer_write(struct bp_store *store, struct bp_ticket *ticket, struct bp_error *err) {
     struct bp_view view;
     bp_store_view(store, &view);
     uint64_t oldest = ticket->outcome.revision - 1;
     if (ticket->pin != 0 && view.floor > oldest) {
         view.floor = oldest; /* compacted meanwhile, but pinned */
     }
-    int code = bp_wire_write_reply(ticket->method, &ticket->request, &ticket->outcome, &view, &store->limits, &ticket->reply, err);
+    int code = bp_wire_write_reply(ticket->method, &ticket->request, &ticket->outcome, &view,
+                                   &store->limits, &ticket->reply, err);
     if (ticket->pin != 0) {
         bp_pins_remove(store, ticket->pin - 1);
         ticket->pin = 0;
-    } else if (code == BP_OK && ticket->needs_values && atomic_load_explicit(&store->floor, memory_order_acquire) > oldest) {
+    } else if (code == BP_OK && ticket->needs_values &&
+               atomic_load_explicit(&store->floor, memory_order_acquire) > oldest) {
         code = bp_fail_compacted(err, store);
     }
     return code;
 }
 
-void bp_ticket_answer(struct bp_store *store, struct bp_ticket *ticket)
-{
+void bp_ticket_answer(struct bp_store *store, struct bp_ticket *ticket) {
     if (ticket->code != BP_OK) {
         return;
     }
@@ -117,15 +110,15 @@ void bp_ticket_answer(struct bp_store *store, struct bp_ticket *ticket)
         answer_outcome(ticket);
     }
     if (code == BP_OK && ticket->reply.failed) {
-        code = bp_fail(&err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY, "no memory for the reply; the request was applied");
+        code = bp_fail(&err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,
+                       "no memory for the reply; the request was applied");
     }
     if (code != BP_OK) {
         bp_ticket_fail(ticket, &err);
     }
 }
 
-void bp_ticket_complete(struct bp_store *store, struct bp_ticket *ticket)
-{
+void bp_ticket_complete(struct bp_store *store, struct bp_ticket *ticket) {
     if (ticket->waiter != NULL) {
         bp_waiter_wake(ticket->waiter, BP_DONE); /* the ticket is gone from here on */
         return;
@@ -143,7 +136,8 @@ void bp_ticket_complete(struct bp_store *store, struct bp_ticket *ticket)
             reply = (struct bp_reply){.data = ticket->reply.data, .size = ticket->reply.size};
             memset(&ticket->reply, 0, sizeof ticket->reply);
         }
-        bp_queue_push(ticket->queue, ticket->cookie, ticket->code, reply, ticket->aux, ticket->error);
+        bp_queue_push(ticket->queue, ticket->cookie, ticket->code, reply, ticket->aux,
+                      ticket->error);
         ticket->error = NULL;
         bp_queue_release(ticket->queue);
     }
@@ -151,13 +145,11 @@ void bp_ticket_complete(struct bp_store *store, struct bp_ticket *ticket)
     free(ticket);
 }
 
-static long futex(_Atomic uint32_t *word, int op, uint32_t value)
-{
+static long futex(_Atomic uint32_t *word, int op, uint32_t value) {
     return syscall(SYS_futex, word, op | FUTEX_PRIVATE_FLAG, value, NULL, NULL, 0);
 }
 
-uint32_t bp_waiter_wait(struct bp_waiter *waiter)
-{
+uint32_t bp_waiter_wait(struct bp_waiter *waiter) {
     for (;;) {
         uint32_t state = atomic_load_explicit(&waiter->state, memory_order_acquire);
         if (state != BP_WAITING) {
@@ -167,10 +159,12 @@ uint32_t bp_waiter_wait(struct bp_waiter *waiter)
     }
 }
 
-void bp_waiter_wake(struct bp_waiter *waiter, uint32_t state)
-{
+void bp_waiter_wake(struct bp_waiter *waiter, uint32_t state) {
     _Atomic uint32_t *word = &waiter->state;
     atomic_store_explicit(word, state, memory_order_release);
-    /* The waiter may have returned and its stack frame be gone: waking an address nobody waits on is harmless. */
+    /*
+     * The waiter may have returned and its stack frame be gone: waking an address nobody waits on
+     * is harmless.
+     */
     futex(word, FUTEX_WAKE, 1);
 }

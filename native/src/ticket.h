@@ -1,10 +1,12 @@
 /*
  * A ticket: one request on its way through the engine, and who is to be told.
  *
- *   submit -> [driver: write, or read in its place among writes] -> [reader: values for the reply] -> completed
+ *   submit -> [driver: write, or read in its place among writes] -> [reader: values for the reply]
+ *   -> completed
  *
- * Exactly one destination is set: a waiter (a blocked caller, the ticket lies on its stack), a queue, a frame, or a callback. Whoever
- * completes the ticket hands its memory over and never touches it again.
+ * Exactly one destination is set: a waiter (a blocked caller, the ticket lies on its stack), a
+ * queue, a frame, or a callback. Whoever completes the ticket hands its memory over and never
+ * touches it again.
  */
 #ifndef BP_TICKET_H
 #define BP_TICKET_H
@@ -37,21 +39,24 @@ struct bp_value_want {
     struct bp_slice key; /* stored key */
     uint64_t revision;
     uint32_t offset, length;
-    uint8_t *prefix;     /* owned together with the key, one allocation */
+    uint8_t *prefix; /* owned together with the key, one allocation */
     uint32_t prefix_size;
 };
 
 struct bp_ticket {
     struct bp_ticket *next;
     int kind;
-    int method;               /* wire method, or 0: the op encoding, answered with the bare outcome */
-    bool grows;               /* may add to the store: refused when disk or index is full */
-    bool needs_values;        /* the reply takes reading: built by a reader */
-    bool applied;             /* written: `outcome` is set and only the reply is missing */
-    bool placed;              /* a read of the newest state that the driver gave the revision of its place */
-    bool admitted;            /* a read counted as open by bp_driver_admit */
-    uint32_t pin;             /* keeps the history the reply needs; pin number + 1, 0 none */
-    struct bp_wire_call call; /* owns the request's bytes unless they are borrowed (waiter, op encoding) */
+    /* wire method, or 0: the op encoding, answered with the bare outcome */
+    int method;
+    bool grows;        /* may add to the store: refused when disk or index is full */
+    bool needs_values; /* the reply takes reading: built by a reader */
+    bool applied;      /* written: `outcome` is set and only the reply is missing */
+    /* a read of the newest state that the driver gave the revision of its place */
+    bool placed;
+    bool admitted; /* a read counted as open by bp_driver_admit */
+    uint32_t pin;  /* keeps the history the reply needs; pin number + 1, 0 none */
+    /* owns the request's bytes unless they are borrowed (waiter, op encoding) */
+    struct bp_wire_call call;
     struct bp_request request;
     struct bp_value_want value;
 
@@ -64,7 +69,7 @@ struct bp_ticket {
     void *done_arg;
 
     int code;
-    struct bp_error *error;   /* owned; set when code is not BP_OK and memory allowed */
+    struct bp_error *error; /* owned; set when code is not BP_OK and memory allowed */
     struct bp_outcome outcome;
     struct bp_buffer reply;
     uint32_t aux;
@@ -79,34 +84,43 @@ void bp_ticket_fail_with(struct bp_ticket *ticket, int code, int reason, const c
 uint64_t bp_ticket_bytes(const struct bp_ticket *ticket);
 /* What the driver must know about a decoded write. */
 void bp_ticket_classify(struct bp_ticket *ticket);
-/* The reply of an applied write, or the answer of a read, into ticket->reply; sets code and error. */
+/*
+ * The reply of an applied write, or the answer of a read, into ticket->reply; sets code and error.
+ */
 void bp_ticket_answer(struct bp_store *store, struct bp_ticket *ticket);
 /* read.c: answer a READ or VALUE ticket. */
 void bp_read_answer(struct bp_store *store, struct bp_ticket *ticket);
 /* Tell the destination. */
 void bp_ticket_complete(struct bp_store *store, struct bp_ticket *ticket);
 
-/* ---- waiters ---------------------------------------------------------------------------------------------------------- */
+/* ---- waiters --------------------------------------------------------------------------------- */
 
 uint32_t bp_waiter_wait(struct bp_waiter *waiter); /* the state that ended the wait */
 void bp_waiter_wake(struct bp_waiter *waiter, uint32_t state);
 
-/* ---- queues (queue.c) --------------------------------------------------------------------------------------------------- */
+/* ---- queues (queue.c) ------------------------------------------------------------------------ */
 
-void bp_queue_push(struct bp_queue *queue, uint64_t cookie, int code, struct bp_reply reply, uint32_t aux, struct bp_error *error);
+void bp_queue_push(struct bp_queue *queue, uint64_t cookie, int code, struct bp_reply reply,
+                   uint32_t aux, struct bp_error *error);
 void bp_queue_retain(struct bp_queue *queue);
 void bp_queue_release(struct bp_queue *queue);
 
-/* ---- frames (pipeline.c) ------------------------------------------------------------------------------------------------------ */
+/* ---- frames (pipeline.c) --------------------------------------------------------------------- */
 
 /* One op of the frame is answered; the last one completes the frame. Takes the ticket. */
 void bp_pipeline_answered(struct bp_store *store, struct bp_ticket *ticket);
 
-/* ---- the driver's door (driver.c) ------------------------------------------------------------------------------------------- */
+/* ---- the driver's door (driver.c) ------------------------------------------------------------ */
 
-/* Queue tickets (a list linked by next, in order) for the role; on failure nothing is queued. Async tickets wake the driver thread. */
+/*
+ * Queue tickets (a list linked by next, in order) for the role; on failure nothing is queued. Async
+ * tickets wake the driver thread.
+ */
 int bp_driver_submit(struct bp_store *store, struct bp_ticket *first, struct bp_error *err);
-/* Count a read that goes straight to the readers as open, within the same limits; `leave` when it is completed. */
+/*
+ * Count a read that goes straight to the readers as open, within the same limits; `leave` when it
+ * is completed.
+ */
 int bp_driver_admit(struct bp_store *store, struct bp_ticket *ticket, struct bp_error *err);
 void bp_driver_leave(struct bp_store *store, uint64_t tickets, uint64_t bytes);
 /* Queue one ticket with a waiter and return when it is done, driving if nobody else does. */

@@ -1,12 +1,16 @@
 /*
- * The store against an adversary: random requests, checkpoints, cleaning, ticks, faults at random persistence steps, full disks, crashes
- * and power cuts that keep random sectors, then a reopening, again and again. What must hold is kept by a model beside it:
+ * The store against an adversary: random requests, checkpoints, cleaning, ticks, faults at random
+ * persistence steps, full disks, crashes and power cuts that keep random sectors, then a reopening,
+ * again and again. What must hold is kept by a model beside it:
  *
  *   model    revision -> every key's value, leases, request ids           one snapshot per revision
- *   check    after each reopening, and now and then: revision >= acknowledged; every key now, some keys at old revisions, leases, ids
+ *   check
+ *       after each reopening, and now and then: revision >= acknowledged; every key now, some keys
+ *       at old revisions, leases, ids
  *
- * A request whose answer was a failure of the log is pending: it may have happened or not, and the revision recovered says which.
- * BP_TORTURE_ROUNDS says how many rounds, BP_TORTURE_SEED where to begin.
+ * A request whose answer was a failure of the log is pending: it may have happened or not, and the
+ * revision recovered says which. BP_TORTURE_ROUNDS says how many rounds, BP_TORTURE_SEED where to
+ * begin.
  */
 #include <sys/wait.h>
 #include <unistd.h>
@@ -25,7 +29,7 @@
 #define BATCH_MAX 6u
 #define VALUE_SIZE_MAX (400u << 10)
 
-/* ---- the model ----------------------------------------------------------------------------------------------------------- */
+/* ---- the model ------------------------------------------------------------------------------- */
 
 struct model_key {
     bool exists;
@@ -46,7 +50,19 @@ struct snapshot {
 };
 
 struct request {
-    enum { PUT, DELETE, DELETE_RANGE, BATCH, CAS, COMPARE_VALUE, GRANT, REVOKE, PUT_WITH_ID, COMPACT, KINDS } kind;
+    enum {
+        PUT,
+        DELETE,
+        DELETE_RANGE,
+        BATCH,
+        CAS,
+        COMPARE_VALUE,
+        GRANT,
+        REVOKE,
+        PUT_WITH_ID,
+        COMPACT,
+        KINDS
+    } kind;
     uint32_t key, n, size, seed;
     uint64_t operand; /* lease, expected revision, id, or the revision to compact to */
     uint64_t fingerprint;
@@ -59,16 +75,15 @@ struct torture {
     struct bp_store *store;
     struct snapshot *snapshots; /* ascending by revision */
     uint32_t n;
-    uint64_t acked;             /* newest revision whose request was answered */
+    uint64_t acked; /* newest revision whose request was answered */
     uint64_t floor_acked;
-    bool unknown;               /* the newest snapshots may not have happened */
-    bool tick_unknown;          /* a tick's proposals were lost sight of */
-    bool value_faults;          /* reads may fail */
-    bool lossy;                 /* interval mode: the power went, so the newest answers may be lost */
+    bool unknown;      /* the newest snapshots may not have happened */
+    bool tick_unknown; /* a tick's proposals were lost sight of */
+    bool value_faults; /* reads may fail */
+    bool lossy;        /* interval mode: the power went, so the newest answers may be lost */
 };
 
-static void fail(const struct torture *t, const char *what)
-{
+static void fail(const struct torture *t, const char *what) {
     fprintf(stderr, "torture seed %" PRIu64 ": %s\n", t->seed, what);
     exit(1);
 }
@@ -81,18 +96,11 @@ static void fail(const struct torture *t, const char *what)
         }                                                                                          \
     } while (0)
 
-static uint64_t below(struct torture *t, uint64_t n)
-{
-    return test_random(&t->random) % n;
-}
+static uint64_t below(struct torture *t, uint64_t n) { return test_random(&t->random) % n; }
 
-static struct snapshot *newest(const struct torture *t)
-{
-    return &t->snapshots[t->n - 1];
-}
+static struct snapshot *newest(const struct torture *t) { return &t->snapshots[t->n - 1]; }
 
-static struct snapshot *push(struct torture *t, uint64_t revision)
-{
+static struct snapshot *push(struct torture *t, uint64_t revision) {
     MUST(t->n < SNAPSHOTS_MAX && (t->n == 0 || newest(t)->revision < revision));
     struct snapshot *next = &t->snapshots[t->n++];
     if (t->n > 1) {
@@ -102,8 +110,7 @@ static struct snapshot *push(struct torture *t, uint64_t revision)
     return next;
 }
 
-static const struct snapshot *at_revision(const struct torture *t, uint64_t revision)
-{
+static const struct snapshot *at_revision(const struct torture *t, uint64_t revision) {
     uint32_t i = t->n;
     while (i > 0 && t->snapshots[i - 1].revision > revision) {
         i--;
@@ -111,14 +118,29 @@ static const struct snapshot *at_revision(const struct torture *t, uint64_t revi
     return i > 0 ? &t->snapshots[i - 1] : NULL;
 }
 
-static void set_key(struct snapshot *s, uint32_t key, const struct request *r, uint64_t lease)
-{
-    s->keys[key] = (struct model_key){.exists = true, .size = r->size, .seed = r->seed, .mod = s->revision, .lease = lease};
+static void set_key(struct snapshot *s, uint32_t key, const struct request *r, uint64_t lease) {
+    s->keys[key] = (struct model_key){
+        .exists = true, .size = r->size, .seed = r->seed, .mod = s->revision, .lease = lease};
+}
+
+static void fill(uint8_t *out, uint32_t size, uint32_t seed) {
+    uint32_t x = seed * 2654435761u + 1;
+    for (uint32_t i = 0; i < size; i++) {
+        x = x * 1664525u + 1013904223u;
+        out[i] = (uint8_t)(x >> 24);
+    }
+}
+
+/* Whether two values of one size hold the same bytes: short ones may, from different seeds. */
+static bool same_bytes(uint32_t size, uint32_t seed, uint32_t other_seed) {
+    static uint8_t a[VALUE_SIZE_MAX], b[VALUE_SIZE_MAX];
+    fill(a, size, seed);
+    fill(b, size, other_seed);
+    return memcmp(a, b, size) == 0;
 }
 
 /* The state after `r` at `revision`, and the code it must be answered with. */
-static int model_apply(struct torture *t, const struct request *r, uint64_t revision)
-{
+static int model_apply(struct torture *t, const struct request *r, uint64_t revision) {
     struct snapshot *s = push(t, revision);
     struct model_key *key = &s->keys[r->key % KEYS];
     switch (r->kind) {
@@ -147,7 +169,8 @@ static int model_apply(struct torture *t, const struct request *r, uint64_t revi
         }
         return BP_OK;
     case COMPARE_VALUE: /* equal to what it already has: then a new value */
-        if (key->exists && key->size == r->n && key->seed == (uint32_t)r->operand) {
+        if (key->exists && key->size == r->n &&
+            same_bytes(key->size, key->seed, (uint32_t)r->operand)) {
             set_key(s, r->key, r, 0);
         }
         return BP_OK;
@@ -170,9 +193,11 @@ static int model_apply(struct torture *t, const struct request *r, uint64_t revi
         return BP_OK;
     case PUT_WITH_ID:
         if (s->ids[r->operand].used) {
-            return s->ids[r->operand].fingerprint == r->fingerprint ? BP_OK : BP_FAILED_PRECONDITION;
+            return s->ids[r->operand].fingerprint == r->fingerprint ? BP_OK
+                                                                    : BP_FAILED_PRECONDITION;
         }
-        s->ids[r->operand] = (struct model_id){.used = true, .revision = revision, .fingerprint = r->fingerprint};
+        s->ids[r->operand] =
+            (struct model_id){.used = true, .revision = revision, .fingerprint = r->fingerprint};
         set_key(s, r->key, r, 0);
         return BP_OK;
     default: /* COMPACT: to a revision that exists */
@@ -180,25 +205,14 @@ static int model_apply(struct torture *t, const struct request *r, uint64_t revi
     }
 }
 
-/* ---- requests as bytes ----------------------------------------------------------------------------------------------------- */
+/* ---- requests as bytes ----------------------------------------------------------------------- */
 
-static void fill(uint8_t *out, uint32_t size, uint32_t seed)
-{
-    uint32_t x = seed * 2654435761u + 1;
-    for (uint32_t i = 0; i < size; i++) {
-        x = x * 1664525u + 1013904223u;
-        out[i] = (uint8_t)(x >> 24);
-    }
-}
-
-static struct bp_slice key_slice(char *buf, size_t capacity, uint32_t key)
-{
+static struct bp_slice key_slice(char *buf, size_t capacity, uint32_t key) {
     int n = snprintf(buf, capacity, "key-%02u", key);
     return bp_slice(buf, (size_t)n);
 }
 
-static void encode(const struct request *r, struct bp_builder *b)
-{
+static void encode(const struct request *r, struct bp_builder *b) {
     static uint8_t value[VALUE_SIZE_MAX], other[VALUE_SIZE_MAX];
     char names[2][16], id[16];
     int n = snprintf(id, sizeof id, "id-%u", (unsigned)r->operand);
@@ -206,19 +220,29 @@ static void encode(const struct request *r, struct bp_builder *b)
     fill(value, r->size, r->seed);
     struct bp_op op = {.op = BP_OP_PUT, .key = key, .value = bp_slice(value, r->size)};
     bp_builder_init(b);
-    int kind = r->kind == GRANT ? BP_REQUEST_LEASE_GRANT : r->kind == REVOKE ? BP_REQUEST_LEASE_REVOKE : r->kind == COMPACT ? BP_REQUEST_COMPACT : BP_REQUEST_KV;
-    bp_builder_begin(b, kind, r->kind == PUT_WITH_ID ? bp_slice(id, (size_t)n) : bp_slice(NULL, 0), r->fingerprint);
-    struct bp_compare compare = {.target = BP_TARGET_MOD, .operator= BP_EQUAL, .operand = r->operand, .key = key};
+    int kind = r->kind == GRANT     ? BP_REQUEST_LEASE_GRANT
+               : r->kind == REVOKE  ? BP_REQUEST_LEASE_REVOKE
+               : r->kind == COMPACT ? BP_REQUEST_COMPACT
+                                    : BP_REQUEST_KV;
+    bp_builder_begin(b, kind, r->kind == PUT_WITH_ID ? bp_slice(id, (size_t)n) : bp_slice(NULL, 0),
+                     r->fingerprint);
+    struct bp_compare compare = {
+        .target = BP_TARGET_MOD, .operator = BP_EQUAL, .operand = r->operand, .key = key};
     switch (r->kind) {
     case DELETE:
         op = (struct bp_op){.op = BP_OP_DELETE, .key = key};
         break;
     case DELETE_RANGE:
-        op = (struct bp_op){.op = BP_OP_DELETE_RANGE, .key = key, .end = key_slice(names[1], sizeof names[1], r->key + r->n)};
+        op = (struct bp_op){.op = BP_OP_DELETE_RANGE,
+                            .key = key,
+                            .end = key_slice(names[1], sizeof names[1], r->key + r->n)};
         break;
     case COMPARE_VALUE:
         fill(other, r->n, (uint32_t)r->operand);
-        compare = (struct bp_compare){.target = BP_TARGET_VALUE, .operator= BP_EQUAL, .key = key, .value = bp_slice(other, r->n)};
+        compare = (struct bp_compare){.target = BP_TARGET_VALUE,
+                                      .operator = BP_EQUAL,
+                                      .key = key,
+                                      .value = bp_slice(other, r->n)};
         bp_builder_compare(b, 'u', &compare);
         break;
     case CAS:
@@ -247,12 +271,15 @@ static void encode(const struct request *r, struct bp_builder *b)
     }
 }
 
-static struct request choose(struct torture *t)
-{
+static struct request choose(struct torture *t) {
     const struct snapshot *s = newest(t);
-    struct request r = {.kind = (int)below(t, KINDS), .key = (uint32_t)below(t, KEYS), .seed = (uint32_t)below(t, 1u << 30)};
+    struct request r = {.kind = (int)below(t, KINDS),
+                        .key = (uint32_t)below(t, KEYS),
+                        .seed = (uint32_t)below(t, 1u << 30)};
     uint64_t large = below(t, 40);
-    r.size = (uint32_t)(large == 0 ? below(t, VALUE_SIZE_MAX) : large < 3 ? 65000 + below(t, 2000) : below(t, 400));
+    r.size = (uint32_t)(large == 0  ? below(t, VALUE_SIZE_MAX)
+                        : large < 3 ? 65000 + below(t, 2000)
+                                    : below(t, 400));
     const struct model_key *key = &s->keys[r.key];
     switch (r.kind) {
     case PUT:
@@ -280,7 +307,8 @@ static struct request choose(struct torture *t)
         r.size = 10 + (uint32_t)r.operand;
         break;
     case COMPACT:
-        r.operand = below(t, 3) != 0 ? 1 : s->revision - below(t, s->revision < 20 ? s->revision : 20);
+        r.operand =
+            below(t, 3) != 0 ? 1 : s->revision - below(t, s->revision < 20 ? s->revision : 20);
         break;
     default:
         break;
@@ -288,16 +316,18 @@ static struct request choose(struct torture *t)
     return r;
 }
 
-/* ---- checking ---------------------------------------------------------------------------------------------------------------- */
+/* ---- checking -------------------------------------------------------------------------------- */
 
-static bool may_fail(const struct torture *t, int code)
-{
+static bool may_fail(const struct torture *t, int code) {
     return t->value_faults && (code == BP_UNAVAILABLE || code == BP_DATA_LOSS);
 }
 
-/* Whether the store has, at `revision`, what the model says; with `fatal`, a difference ends the test. */
-static bool check_key(struct torture *t, uint64_t revision, const struct model_key *want, uint32_t number, bool fatal)
-{
+/*
+ * Whether the store has, at `revision`, what the model says; with `fatal`, a difference ends the
+ * test.
+ */
+static bool check_key(struct torture *t, uint64_t revision, const struct model_key *want,
+                      uint32_t number, bool fatal) {
     static uint8_t got[VALUE_SIZE_MAX], expected[VALUE_SIZE_MAX];
     char name[16];
     uint8_t stored[17];
@@ -306,11 +336,14 @@ static bool check_key(struct torture *t, uint64_t revision, const struct model_k
     memcpy(stored + 1, key.data, key.size);
     struct bp_version version;
     bool found = bp_index_get(t->store->index, bp_slice(stored, key.size + 1), revision, &version);
-    bool same = found == want->exists && (!found || (version.revision == want->mod && version.value.size == want->size && version.lease == want->lease));
+    bool same = found == want->exists &&
+                (!found || (version.revision == want->mod && version.value.size == want->size &&
+                            version.lease == want->lease));
     if (same && found) {
         struct bp_error err = {0};
         uint32_t token = bp_epoch_enter(&t->store->epoch);
-        int code = bp_value_read(t->store->segments, &version.value, 0, version.value.size, got, &err);
+        int code =
+            bp_value_read(t->store->segments, &version.value, 0, version.value.size, got, &err);
         bp_epoch_leave(&t->store->epoch, token);
         fill(expected, want->size, want->seed);
         same = may_fail(t, code) || (code == BP_OK && memcmp(got, expected, want->size) == 0);
@@ -319,15 +352,17 @@ static bool check_key(struct torture *t, uint64_t revision, const struct model_k
         }
     }
     if (!same && fatal) {
-        fprintf(stderr, "key %u at revision %" PRIu64 ": found %d (mod %" PRIu64 ", %u bytes), expected %d (mod %" PRIu64 ", %u bytes)\n", number,
-                revision, found, version.revision, version.value.size, want->exists, want->mod, want->size);
+        fprintf(stderr,
+                "key %u at revision %" PRIu64 ": found %d (mod %" PRIu64
+                ", %u bytes), expected %d (mod %" PRIu64 ", %u bytes)\n",
+                number, revision, found, version.revision, version.value.size, want->exists,
+                want->mod, want->size);
         fail(t, "a key is not what it was");
     }
     return same;
 }
 
-static bool check_tables(struct torture *t, const struct snapshot *s)
-{
+static bool check_tables(struct torture *t, const struct snapshot *s) {
     bool same = true;
     for (uint32_t i = 1; i <= LEASES; i++) {
         same = same && bp_leases_exists(t->store->leases, i) == s->leases[i];
@@ -335,14 +370,15 @@ static bool check_tables(struct torture *t, const struct snapshot *s)
     for (uint32_t i = 0; i < IDS; i++) {
         char id[16];
         int n = snprintf(id, sizeof id, "id-%u", i);
-        const struct bp_request_id_record *record = bp_request_ids_find(t->store->request_ids, bp_slice(id, (size_t)n));
-        same = same && (record != NULL) == s->ids[i].used && (record == NULL || record->revision == s->ids[i].revision);
+        const struct bp_request_id_record *record =
+            bp_request_ids_find(t->store->request_ids, bp_slice(id, (size_t)n));
+        same = same && (record != NULL) == s->ids[i].used &&
+               (record == NULL || record->revision == s->ids[i].revision);
     }
     return same;
 }
 
-static bool is_state(struct torture *t, const struct snapshot *s, uint64_t revision, bool fatal)
-{
+static bool is_state(struct torture *t, const struct snapshot *s, uint64_t revision, bool fatal) {
     for (uint32_t i = 0; i < KEYS; i++) {
         if (!check_key(t, revision, &s->keys[i], i, fatal)) {
             return false;
@@ -353,31 +389,32 @@ static bool is_state(struct torture *t, const struct snapshot *s, uint64_t revis
     return tables;
 }
 
-static void check_history(struct torture *t)
-{
+static void check_history(struct torture *t) {
     uint64_t floor = t->store->compaction_revision, last = t->store->next_revision - 1;
     for (uint32_t i = 0; i < 8; i++) {
         uint64_t revision = newest(t)->revision - below(t, t->n < 60 ? t->n : 60);
         const struct snapshot *s = at_revision(t, revision);
-        if (s != NULL && revision >= floor && revision >= t->snapshots[0].revision && revision <= last) {
+        if (s != NULL && revision >= floor && revision >= t->snapshots[0].revision &&
+            revision <= last) {
             uint32_t key = (uint32_t)below(t, KEYS);
             check_key(t, revision, &s->keys[key], key, true);
         }
     }
 }
 
-static void check_now(struct torture *t)
-{
+static void check_now(struct torture *t) {
     MUST(bp_index_check(t->store->index) == NULL);
     is_state(t, newest(t), t->store->next_revision - 1, true);
     check_history(t);
 }
 
-/* ---- acting -------------------------------------------------------------------------------------------------------------------- */
+/* ---- acting ---------------------------------------------------------------------------------- */
 
-/* What the answer says about the newest snapshot, which was made for this request. False: the store takes no more. */
-static bool settle_one(struct torture *t, const struct request *r, int expected, int code)
-{
+/*
+ * What the answer says about the newest snapshot, which was made for this request. False: the store
+ * takes no more.
+ */
+static bool settle_one(struct torture *t, const struct request *r, int expected, int code) {
     (void)r;
     if (code == BP_RESOURCE_EXHAUSTED) { /* refused before it was written */
         t->n--;
@@ -395,8 +432,7 @@ static bool settle_one(struct torture *t, const struct request *r, int expected,
     return false;
 }
 
-static bool act_one(struct torture *t)
-{
+static bool act_one(struct torture *t) {
     struct request r = choose(t);
     struct bp_builder b;
     struct bp_error err = {0};
@@ -408,9 +444,11 @@ static bool act_one(struct torture *t)
     return settle_one(t, &r, expected, code);
 }
 
-/* Several in one group, by a queue. Those refused take no revision, so the answers are taken before the model moves. */
-static bool act_group(struct torture *t)
-{
+/*
+ * Several in one group, by a queue. Those refused take no revision, so the answers are taken before
+ * the model moves.
+ */
+static bool act_group(struct torture *t) {
     struct request requests[BATCH_MAX];
     int codes[BATCH_MAX];
     uint32_t n = 1 + (uint32_t)below(t, BATCH_MAX);
@@ -444,9 +482,11 @@ static bool act_group(struct torture *t)
     return alive;
 }
 
-/* What the store did by itself: compactions, which change nothing a client sees, and the end of leases, always in the last of them. */
-static void follow_proposals(struct torture *t, uint64_t revision)
-{
+/*
+ * What the store did by itself: compactions, which change nothing a client sees, and the end of
+ * leases, always in the last of them.
+ */
+static void follow_proposals(struct torture *t, uint64_t revision) {
     while (newest(t)->revision < revision) {
         push(t, newest(t)->revision + 1);
     }
@@ -463,8 +503,7 @@ static void follow_proposals(struct torture *t, uint64_t revision)
     }
 }
 
-static bool tick(struct torture *t)
-{
+static bool tick(struct torture *t) {
     bp_sim_advance_ns(t->sim, 1000000000ull * (1 + below(t, 6)));
     bp_step_tick(t->store);
     bp_step_drive(t->store);
@@ -477,9 +516,9 @@ static bool tick(struct torture *t)
     return true;
 }
 
-static void arm(struct torture *t, struct bp_disk *disk, bool opening)
-{
-    static const int faults[] = {BP_FAULT_EIO, BP_FAULT_ENOSPC, BP_FAULT_CRASH, BP_FAULT_CRASH_AFTER, BP_FAULT_SHORT};
+static void arm(struct torture *t, struct bp_disk *disk, bool opening) {
+    static const int faults[] = {BP_FAULT_EIO, BP_FAULT_ENOSPC, BP_FAULT_CRASH,
+                                 BP_FAULT_CRASH_AFTER, BP_FAULT_SHORT};
     int site = 1 + (int)below(t, BP_SITE_COUNT - 1);
     int fault = faults[below(t, 5)];
     if (site == BP_SITE_VALUE_READ) {
@@ -489,11 +528,11 @@ static void arm(struct torture *t, struct bp_disk *disk, bool opening)
     if (site == BP_SITE_CHECKPOINT_READ && below(t, 2) == 0) {
         fault = BP_FAULT_FLIP;
     }
-    MUST(bp_disk_arm(disk, site, fault, 1 + below(t, opening ? 2 : 6), 1 + below(t, 2), below(t, 100000)) == 0);
+    MUST(bp_disk_arm(disk, site, fault, 1 + below(t, opening ? 2 : 6), 1 + below(t, 2),
+                     below(t, 100000)) == 0);
 }
 
-static bool step(struct torture *t)
-{
+static bool step(struct torture *t) {
     struct bp_error err = {0};
     uint64_t what = below(t, 100);
     if (what < 50) {
@@ -521,10 +560,9 @@ static bool step(struct torture *t)
     return !atomic_load(&t->store->poisoned);
 }
 
-/* ---- opening and closing ---------------------------------------------------------------------------------------------------- */
+/* ---- opening and closing --------------------------------------------------------------------- */
 
-static int try_open(struct torture *t, bool faulty, struct bp_error *err)
-{
+static int try_open(struct torture *t, bool faulty, struct bp_error *err) {
     struct bp_io io;
     bp_sim_io(t->sim, &io);
     struct bp_disk *disk = bp_disk_new(&io);
@@ -533,7 +571,8 @@ static int try_open(struct torture *t, bool faulty, struct bp_error *err)
     if (faulty) {
         arm(t, disk, true);
     }
-    t->value_faults = false; /* opening reads values for compares only: a failure there fails the opening */
+    t->value_faults =
+        false; /* opening reads values for compares only: a failure there fails the opening */
     int code = bp_store_open(&t->options, disk, &t->store, err);
     for (int site = 1; code == BP_OK && site < BP_SITE_COUNT; site++) {
         (void)bp_disk_arm(t->store->disk, site, BP_FAULT_NONE, 1, 1, 0);
@@ -541,8 +580,7 @@ static int try_open(struct torture *t, bool faulty, struct bp_error *err)
     return code;
 }
 
-static void open_again(struct torture *t)
-{
+static void open_again(struct torture *t) {
     struct bp_error err = {0};
     for (uint32_t i = 0; i < 4; i++) {
         bool faulty = i < 3 && below(t, 2) == 0;
@@ -563,14 +601,17 @@ static void open_again(struct torture *t)
     fail(t, "unreachable");
 }
 
-/* The store's revision says which of the pending requests happened; in interval mode, the state says it. */
-static void reconcile(struct torture *t, bool closed, bool clean)
-{
+/*
+ * The store's revision says which of the pending requests happened; in interval mode, the state
+ * says it.
+ */
+static void reconcile(struct torture *t, bool closed, bool clean) {
     struct bp_status status;
     bp_get_status(t->store, &status);
     bool interval = t->options.interval_ms != 0, lossy = t->lossy && !clean;
     bool jumped = status.revision > newest(t)->revision + (1ull << 31);
-    MUST(jumped ? interval : closed || !interval); /* a close that failed may have got as far as it mattered */
+    MUST(jumped ? interval
+                : closed || !interval); /* a close that failed may have got as far as it mattered */
     if (!lossy && !jumped) {
         MUST(status.revision >= t->acked);
         if (t->tick_unknown && status.revision > newest(t)->revision) {
@@ -590,7 +631,8 @@ static void reconcile(struct torture *t, bool closed, bool clean)
             n = t->n;
         }
         MUST(n > 0);
-        MUST(lossy || t->snapshots[n - 1].revision >= t->acked || is_state(t, newest(t), status.revision, false));
+        MUST(lossy || t->snapshots[n - 1].revision >= t->acked ||
+             is_state(t, newest(t), status.revision, false));
         t->n = n;
         if (newest(t)->revision < status.revision) {
             push(t, status.revision);
@@ -601,8 +643,7 @@ static void reconcile(struct torture *t, bool closed, bool clean)
     check_now(t);
 }
 
-static void torture_round(uint64_t seed, bool lying_sync)
-{
+static void torture_round(uint64_t seed, bool lying_sync) {
     struct torture storage = {.seed = seed, .random = seed * 0x9e3779b97f4a7c15ull + 1};
     struct torture *t = &storage;
     t->sim = bp_sim_new(seed);
@@ -625,7 +666,8 @@ static void torture_round(uint64_t seed, bool lying_sync)
             alive = step(t);
         }
         uint64_t end = below(t, 3);
-        bool closed = false, clean = false, crash = bp_disk_faults(t->store->disk) > 0, power = true;
+        bool closed = false, clean = false, crash = bp_disk_faults(t->store->disk) > 0,
+             power = true;
         if (end == 0 && !crash) {
             struct bp_error err = {0};
             closed = true;
@@ -648,23 +690,21 @@ static void torture_round(uint64_t seed, bool lying_sync)
     free(t->snapshots);
 }
 
-static uint64_t number_from(const char *name, uint64_t otherwise)
-{
+static uint64_t number_from(const char *name, uint64_t otherwise) {
     const char *text = getenv(name);
     return text != NULL ? strtoull(text, NULL, 10) : otherwise;
 }
 
-static void test_a_store_under_random_faults_keeps_all_it_acknowledged_and_invents_nothing(void)
-{
-    uint64_t seed = number_from("BP_TORTURE_SEED", 1), rounds = number_from("BP_TORTURE_ROUNDS", 60);
+static void test_a_store_under_random_faults_keeps_all_it_acknowledged_and_invents_nothing(void) {
+    uint64_t seed = number_from("BP_TORTURE_SEED", 1),
+             rounds = number_from("BP_TORTURE_ROUNDS", 60);
     for (uint64_t i = 0; i < rounds; i++) {
         torture_round(seed + i, false);
     }
 }
 
 /* The control: on a disk whose sync does nothing, the same rounds must find something lost. */
-static void test_the_torture_sees_a_lying_sync(void)
-{
+static void test_the_torture_sees_a_lying_sync(void) {
     for (uint64_t seed = 1; seed < 4; seed++) {
         pid_t child = fork(); /* a failing round ends its process */
         CHECK(child >= 0);
@@ -681,11 +721,13 @@ static void test_the_torture_sees_a_lying_sync(void)
     }
 }
 
-/* ---- single promises -------------------------------------------------------------------------------------------------------- */
+/* ---- single promises ------------------------------------------------------------------------- */
 
-/* What apply does may not depend on how the daemon is configured today: a larger table must not find ids that had left. */
-static void test_replay_does_not_depend_on_the_size_configured_for_the_request_id_table(void)
-{
+/*
+ * What apply does may not depend on how the daemon is configured today: a larger table must not
+ * find ids that had left.
+ */
+static void test_replay_does_not_depend_on_the_size_configured_for_the_request_id_table(void) {
     static const uint64_t sizes[] = {4, 64, 2, 4};
     struct bp_sim *sim = bp_sim_new(1);
     struct bp_options options = test_options();
@@ -697,7 +739,8 @@ static void test_replay_does_not_depend_on_the_size_configured_for_the_request_i
         CHECK(test_put_bytes(store, "k", &i, sizeof i, 0, id, NULL) == BP_OK);
     }
     struct bp_buffer before = state_of(store);
-    for (uint32_t round = 1; round < 4; round++) { /* the first reopening replays; later ones load a checkpoint as well */
+    for (uint32_t round = 1; round < 4;
+         round++) { /* the first reopening replays; later ones load a checkpoint as well */
         bp_store_abandon(store);
         options.request_ids_max = sizes[round];
         store = test_must_open(sim, &options);
@@ -717,14 +760,14 @@ static void test_replay_does_not_depend_on_the_size_configured_for_the_request_i
     bp_sim_free(sim);
 }
 
-static uint64_t revision_of(struct bp_store *store)
-{
-    return atomic_load(&store->revision);
-}
+static uint64_t revision_of(struct bp_store *store) { return atomic_load(&store->revision); }
 
-/* Revisions that clients saw in interval mode may be gone; the next start must not give them out again, in whatever mode it is. */
-static void test_an_unclean_stop_in_interval_mode_jumps_also_when_the_next_start_syncs_every_group(void)
-{
+/*
+ * Revisions that clients saw in interval mode may be gone; the next start must not give them out
+ * again, in whatever mode it is.
+ */
+static void
+test_an_unclean_stop_in_interval_mode_jumps_also_when_the_next_start_syncs_every_group(void) {
     struct bp_sim *sim = bp_sim_new(2);
     struct bp_options options = test_options(), synced = test_options();
     struct bp_error err = {0};
@@ -753,16 +796,17 @@ static void test_an_unclean_stop_in_interval_mode_jumps_also_when_the_next_start
     bp_sim_free(sim);
 }
 
-static void flip_newest_checkpoint(struct bp_sim *sim, struct bp_store *store)
-{
+static void flip_newest_checkpoint(struct bp_sim *sim, struct bp_store *store) {
     char path[4224];
     CHECK(checkpoint_path(store, 0, path));
     CHECK(bp_sim_flip(sim, path, 300, 1) == 0);
 }
 
-/* The log is kept whole until there are two checkpoints: for the day when the only one turns out damaged. */
-static void test_a_damaged_only_checkpoint_is_made_up_for_by_the_whole_log(void)
-{
+/*
+ * The log is kept whole until there are two checkpoints: for the day when the only one turns out
+ * damaged.
+ */
+static void test_a_damaged_only_checkpoint_is_made_up_for_by_the_whole_log(void) {
     struct bp_sim *sim = bp_sim_new(3);
     struct bp_options options = test_options();
     struct bp_store *store = test_must_open(sim, &options);
@@ -782,9 +826,8 @@ static void test_a_damaged_only_checkpoint_is_made_up_for_by_the_whole_log(void)
     bp_sim_free(sim);
 }
 
-
-static void add_op(struct bp_buffer *frame, uint64_t id, uint32_t method, const char *key, const char *value, bool serializable)
-{
+static void add_op(struct bp_buffer *frame, uint64_t id, uint32_t method, const char *key,
+                   const char *value, bool serializable) {
     size_t op = bp_pb_open(frame, 1);
     bp_pb_uint(frame, 1, id);
     size_t body = bp_pb_open(frame, method);
@@ -800,8 +843,7 @@ static void add_op(struct bp_buffer *frame, uint64_t id, uint32_t method, const 
 enum { FRAME_PUT = 2, FRAME_GET = 4 };
 
 /* Whether the one answer waiting in the queue contains these bytes. */
-static bool answer_contains(struct bp_queue *queue, const char *text)
-{
+static bool answer_contains(struct bp_queue *queue, const char *text) {
     struct bp_completion done;
     CHECK_EQ_U64(bp_queue_take(queue, &done, 1), 1);
     CHECK_EQ_U64(done.code, 0);
@@ -810,8 +852,7 @@ static bool answer_contains(struct bp_queue *queue, const char *text)
     return found;
 }
 
-static void test_serializable_reads_in_frames_go_on_after_the_log_failed(void)
-{
+static void test_serializable_reads_in_frames_go_on_after_the_log_failed(void) {
     struct bp_sim *sim = bp_sim_new(4);
     struct bp_options options = test_options();
     struct bp_store *store = test_must_open(sim, &options);
@@ -833,8 +874,8 @@ static void test_serializable_reads_in_frames_go_on_after_the_log_failed(void)
     bp_sim_free(sim);
 }
 
-static void test_a_read_of_the_newest_state_is_answered_though_compaction_overtakes_its_place(void)
-{
+static void
+test_a_read_of_the_newest_state_is_answered_though_compaction_overtakes_its_place(void) {
     struct bp_sim *sim = bp_sim_new(5);
     struct bp_options options = test_options();
     struct bp_store *store = test_must_open(sim, &options);
@@ -854,9 +895,11 @@ static void test_a_read_of_the_newest_state_is_answered_though_compaction_overta
     bp_sim_free(sim);
 }
 
-/* The first try leaves number 1 as a .tmp, the second makes number 2 and dies before the store has its identity. */
-static void test_a_creation_interrupted_twice_is_begun_again(void)
-{
+/*
+ * The first try leaves number 1 as a .tmp, the second makes number 2 and dies before the store has
+ * its identity.
+ */
+static void test_a_creation_interrupted_twice_is_begun_again(void) {
     for (uint32_t keep = 0; keep <= 1024; keep += 256) {
         for (uint64_t first = 1; first < 12000; first += 311) {
             struct bp_sim *sim = bp_sim_new(first * 7 + keep);
@@ -879,8 +922,7 @@ static void test_a_creation_interrupted_twice_is_begun_again(void)
 }
 
 /* The longest time to live there is does not wrap around into the past. */
-static void test_a_lease_for_ever_does_not_end_at_once(void)
-{
+static void test_a_lease_for_ever_does_not_end_at_once(void) {
     struct bp_sim *sim = bp_sim_new(7);
     struct bp_options options = test_options();
     struct bp_store *store = test_must_open(sim, &options);
@@ -898,10 +940,13 @@ static void test_a_lease_for_ever_does_not_end_at_once(void)
     bp_sim_free(sim);
 }
 
-/* Requests of every size around the limits of gathering, entries and frames, more than several frames hold. */
-static void test_requests_of_all_sizes_share_groups_and_keep_their_order(void)
-{
-    static const uint32_t sizes[] = {0, 1, 7, 8, 4000, 4096, 32600, 32768, 40000, 65536, 65537, 300000, 1u << 20, 20, 1u << 20, 100};
+/*
+ * Requests of every size around the limits of gathering, entries and frames, more than several
+ * frames hold.
+ */
+static void test_requests_of_all_sizes_share_groups_and_keep_their_order(void) {
+    static const uint32_t sizes[] = {0,     1,     7,     8,      4000,     4096, 32600,    32768,
+                                     40000, 65536, 65537, 300000, 1u << 20, 20,   1u << 20, 100};
     enum { N = 96 };
     struct bp_sim *sim = bp_sim_new(8);
     struct bp_options options = test_options();
@@ -917,7 +962,9 @@ static void test_requests_of_all_sizes_share_groups_and_keep_their_order(void)
         fill(value, size, i);
         bp_builder_init(&builder);
         bp_builder_begin(&builder, BP_REQUEST_KV, bp_slice(NULL, 0), 0);
-        struct bp_op op = {.op = BP_OP_PUT, .key = key_slice(name, sizeof name, i), .value = bp_slice(value, size)};
+        struct bp_op op = {.op = BP_OP_PUT,
+                           .key = key_slice(name, sizeof name, i),
+                           .value = bp_slice(value, size)};
         bp_builder_op(&builder, 0, 'u', &op);
         if (size == 1u << 20) { /* as large as a request gets */
             char other[32];
@@ -943,7 +990,9 @@ static void test_requests_of_all_sizes_share_groups_and_keep_their_order(void)
             uint32_t size = sizes[i * 7 % (sizeof sizes / sizeof sizes[0])], n = 0;
             struct bp_slice key = key_slice(name, sizeof name, i);
             fill(value, size, i);
-            CHECK_OK(bp_get(store, 'u', key.data, (uint32_t)key.size, got, BP_VALUE_MAX, &n, NULL, &err), &err);
+            CHECK_OK(
+                bp_get(store, 'u', key.data, (uint32_t)key.size, got, BP_VALUE_MAX, &n, NULL, &err),
+                &err);
             CHECK(n == size && memcmp(value, got, n) == 0);
         }
         bp_store_abandon(store);
@@ -956,9 +1005,10 @@ static void test_requests_of_all_sizes_share_groups_and_keep_their_order(void)
     free(got);
 }
 
-/* In interval mode the sync that is due must not wait until nobody is blocked in a write any more. */
-static void test_a_blocked_caller_that_drives_does_the_chores(void)
-{
+/*
+ * In interval mode the sync that is due must not wait until nobody is blocked in a write any more.
+ */
+static void test_a_blocked_caller_that_drives_does_the_chores(void) {
     struct bp_sim *sim = bp_sim_new(9);
     struct bp_options options = test_options();
     options.interval_ms = 1000;
@@ -976,20 +1026,21 @@ static void test_a_blocked_caller_that_drives_does_the_chores(void)
 }
 
 /* A client that only reads is held to the same limits as one that writes. */
-static void test_reads_under_way_count_against_the_queue(void)
-{
+static void test_reads_under_way_count_against_the_queue(void) {
     struct bp_sim *sim = bp_sim_new(10);
     struct bp_options options = test_options();
     options.queue_max = 3;
     struct bp_store *store = test_must_open(sim, &options);
     struct bp_queue *queue = bp_queue_new(store);
-    struct bp_ticket reads[3] = {{.kind = BP_TICKET_VALUE}, {.kind = BP_TICKET_READ}, {.kind = BP_TICKET_READ}};
+    struct bp_ticket reads[3] = {
+        {.kind = BP_TICKET_VALUE}, {.kind = BP_TICKET_READ}, {.kind = BP_TICKET_READ}};
     struct bp_error err = {0};
     struct bp_status status;
     for (uint32_t i = 0; i < 3; i++) {
         CHECK_OK(bp_driver_admit(store, &reads[i], &err), &err);
     }
-    CHECK(bp_submit_value(store, queue, 'u', "k", 1, 0, 0, 10, NULL, 0, 1, &err) == BP_RESOURCE_EXHAUSTED);
+    CHECK(bp_submit_value(store, queue, 'u', "k", 1, 0, 0, 10, NULL, 0, 1, &err) ==
+          BP_RESOURCE_EXHAUSTED);
     CHECK_EQ_U64(err.reason, BP_REASON_QUEUE_FULL);
     bp_driver_leave(store, 1, bp_ticket_bytes(&reads[0]));
     CHECK_OK(bp_submit_value(store, queue, 'u', "k", 1, 0, 0, 10, NULL, 0, 1, &err), &err);
@@ -1002,13 +1053,9 @@ static void test_reads_under_way_count_against_the_queue(void)
     bp_sim_free(sim);
 }
 
-static void count_call(void *arg, int code)
-{
-    *(int *)arg = code;
-}
+static void count_call(void *arg, int code) { *(int *)arg = code; }
 
-static void test_what_is_queued_when_a_stepped_store_is_dropped_is_answered(void)
-{
+static void test_what_is_queued_when_a_stepped_store_is_dropped_is_answered(void) {
     struct bp_sim *sim = bp_sim_new(6);
     struct bp_options options = test_options();
     struct bp_store *store = test_must_open(sim, &options);
@@ -1021,7 +1068,8 @@ static void test_what_is_queued_when_a_stepped_store_is_dropped_is_answered(void
     bp_builder_u64(&builder, 0);
     CHECK_OK(bp_builder_finish(&builder, &err), &err);
     CHECK_OK(bp_submit(store, queue, builder.buf, builder.size, 7, &err), &err);
-    CHECK_OK(bp_driver_propose(store, &builder, count_call, &code, &err), &err); /* takes the bytes */
+    CHECK_OK(bp_driver_propose(store, &builder, count_call, &code, &err),
+             &err); /* takes the bytes */
     bp_store_abandon(store);
     CHECK_EQ_U64(code, BP_UNAVAILABLE);
     struct bp_completion done;
@@ -1044,8 +1092,7 @@ static void test_what_is_queued_when_a_stepped_store_is_dropped_is_answered(void
     bp_sim_free(sim);
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     TESTS_BEGIN;
     RUN(test_replay_does_not_depend_on_the_size_configured_for_the_request_id_table);
     RUN(test_an_unclean_stop_in_interval_mode_jumps_also_when_the_next_start_syncs_every_group);

@@ -1,7 +1,8 @@
 /*
- * Everything at once, with limits so small that all of them are met, and a close in the middle of it: blocked callers, queues, frames,
- * reads, watches, leases, compactions, checkpoints and cleaning by real threads, on the simulated disk. Meant for TSan and ASan as much
- * as for its own checks.
+ * Everything at once, with limits so small that all of them are met, and a close in the middle of
+ * it: blocked callers, queues, frames, reads, watches, leases, compactions, checkpoints and
+ * cleaning by real threads, on the simulated disk. Meant for TSan and ASan as much as for its own
+ * checks.
  */
 #include <poll.h>
 #include <pthread.h>
@@ -20,8 +21,7 @@ struct shared {
     _Atomic uint32_t refused;
 };
 
-static struct bp_options tiny_limits(void)
-{
+static struct bp_options tiny_limits(void) {
     struct bp_options options = test_options();
     options.manual = 0;
     options.queue_max = 24;
@@ -37,8 +37,7 @@ static struct bp_options tiny_limits(void)
 }
 
 /* Refusals by limits are fine; what is answered OK must be seen at once. */
-static void *writer(void *arg)
-{
+static void *writer(void *arg) {
     struct shared *shared = arg;
     static _Atomic uint32_t numbers;
     uint32_t number = atomic_fetch_add(&numbers, 1);
@@ -47,7 +46,8 @@ static void *writer(void *arg)
         (void)snprintf(key, sizeof key, "w%u-%u", number, i % 7);
         (void)snprintf(value, sizeof value, "%u %0*u", i, (int)(i * 31 % 600), i);
         (void)snprintf(id, sizeof id, "%u-%u", number, i);
-        int code = test_put_bytes(shared->store, key, value, (uint32_t)strlen(value), 0, i % 3 == 0 ? id : NULL, NULL);
+        int code = test_put_bytes(shared->store, key, value, (uint32_t)strlen(value), 0,
+                                  i % 3 == 0 ? id : NULL, NULL);
         if (code == BP_RESOURCE_EXHAUSTED) {
             atomic_fetch_add(&shared->refused, 1);
             sched_yield();
@@ -60,8 +60,7 @@ static void *writer(void *arg)
 }
 
 /* Drains one completion, waiting for it. */
-static struct bp_completion take_one(struct bp_queue *queue)
-{
+static struct bp_completion take_one(struct bp_queue *queue) {
     struct bp_completion done;
     while (bp_queue_take(queue, &done, 1) == 0) {
         struct pollfd wait = {.fd = bp_queue_fd(queue), .events = POLLIN};
@@ -70,8 +69,8 @@ static struct bp_completion take_one(struct bp_queue *queue)
     return done;
 }
 
-static void add_op(struct bp_buffer *frame, uint64_t id, uint32_t method, const char *key, const char *value)
-{
+static void add_op(struct bp_buffer *frame, uint64_t id, uint32_t method, const char *key,
+                   const char *value) {
     size_t op = bp_pb_open(frame, 1);
     bp_pb_uint(frame, 1, id);
     size_t body = bp_pb_open(frame, method);
@@ -83,9 +82,11 @@ static void add_op(struct bp_buffer *frame, uint64_t id, uint32_t method, const 
     bp_pb_close(frame, op);
 }
 
-/* Frames of put and get of one key: the get is answered with this put or, when compaction overtook it, a later one: always one of ours. */
-static void *framer(void *arg)
-{
+/*
+ * Frames of put and get of one key: the get is answered with this put or, when compaction overtook
+ * it, a later one: always one of ours.
+ */
+static void *framer(void *arg) {
     struct shared *shared = arg;
     struct bp_queue *queue = bp_queue_new(shared->store);
     CHECK(queue != NULL);
@@ -121,15 +122,15 @@ static void *framer(void *arg)
 }
 
 /* More reads than the queue has room for: refused, or answered, each exactly once. */
-static void *flooder(void *arg)
-{
+static void *flooder(void *arg) {
     struct shared *shared = arg;
     struct bp_queue *queue = bp_queue_new(shared->store);
     CHECK(queue != NULL);
     uint64_t submitted = 0, completed = 0;
     while (!atomic_load(&shared->stop)) {
         struct bp_error err = {0};
-        int code = bp_submit_value(shared->store, queue, 'u', "w0-1", 4, 0, 0, 100, "p", 1, submitted, &err);
+        int code = bp_submit_value(shared->store, queue, 'u', "w0-1", 4, 0, 0, 100, "p", 1,
+                                   submitted, &err);
         CHECK(code == BP_OK || err.reason == BP_REASON_QUEUE_FULL);
         submitted += code == BP_OK;
         struct bp_completion done[8];
@@ -153,8 +154,7 @@ static void *flooder(void *arg)
 }
 
 /* Opens, reads a while, falls behind on purpose, closes: cancelled or not, nothing hangs. */
-static void *watcher(void *arg)
-{
+static void *watcher(void *arg) {
     struct shared *shared = arg;
     struct bp_queue *queue = bp_queue_new(shared->store);
     CHECK(queue != NULL);
@@ -162,7 +162,8 @@ static void *watcher(void *arg)
         struct bp_watch *watch;
         struct bp_error err = {0};
         uint8_t request[] = {0x1a, 1, 'w'}; /* prefix "w" */
-        int code = bp_watch_open(shared->store, queue, 'u', request, sizeof request, i, &watch, &err);
+        int code =
+            bp_watch_open(shared->store, queue, 'u', request, sizeof request, i, &watch, &err);
         CHECK(code == BP_OK || err.reason == BP_REASON_TOO_MANY_WATCHES);
         for (uint32_t k = 0; code == BP_OK && k < 5 + i % 20; k++) {
             struct bp_reply reply;
@@ -189,8 +190,7 @@ static void *watcher(void *arg)
     return NULL;
 }
 
-static void *lessor(void *arg)
-{
+static void *lessor(void *arg) {
     struct shared *shared = arg;
     struct bp_sim *sim = bp_disk_io(shared->store->disk)->ctx;
     for (uint32_t i = 0; !atomic_load(&shared->stop); i++) {
@@ -199,7 +199,8 @@ static void *lessor(void *arg)
         CHECK(code == BP_OK || code == BP_ALREADY_EXISTS || code == BP_RESOURCE_EXHAUSTED);
         code = test_put_bytes(shared->store, "leased", "v", 1, id, NULL, NULL);
         CHECK(code == BP_OK || code == BP_NOT_FOUND || code == BP_RESOURCE_EXHAUSTED);
-        (void)bp_leases_keep_alive(shared->store->leases, id, bp_disk_boot_ns(shared->store->disk), &ttl);
+        (void)bp_leases_keep_alive(shared->store->leases, id, bp_disk_boot_ns(shared->store->disk),
+                                   &ttl);
         bp_sim_advance_ns(sim, 50000000);
         if (i % 5 == 0) {
             code = test_revoke(shared->store, id, &deleted);
@@ -209,8 +210,7 @@ static void *lessor(void *arg)
     return NULL;
 }
 
-static void *meddler(void *arg)
-{
+static void *meddler(void *arg) {
     struct shared *shared = arg;
     for (uint32_t i = 0; !atomic_load(&shared->stop); i++) {
         struct bp_error err = {0};
@@ -225,8 +225,7 @@ static void *meddler(void *arg)
     return NULL;
 }
 
-static void test_all_parts_get_on_where_every_limit_is_met(void)
-{
+static void test_all_parts_get_on_where_every_limit_is_met(void) {
     struct bp_sim *sim = bp_sim_new(1);
     struct bp_options options = tiny_limits();
     struct shared shared = {.store = test_must_open(sim, &options)};
@@ -255,7 +254,8 @@ static void test_all_parts_get_on_where_every_limit_is_met(void)
     options.manual = 1;
     shared.store = test_must_open(sim, &options);
     bp_get_status(shared.store, &after);
-    CHECK(after.revision >= before.revision); /* the keeper may have proposed something in between */
+    CHECK(after.revision >=
+          before.revision); /* the keeper may have proposed something in between */
     bp_store_abandon(shared.store);
     bp_sim_free(sim);
 }
@@ -267,8 +267,7 @@ struct blocked {
     pthread_t thread;
 };
 
-static void *put_until_refused(void *arg)
-{
+static void *put_until_refused(void *arg) {
     struct blocked *blocked = arg;
     char key[32], value[32];
     for (uint32_t i = 0;; i++) {
@@ -281,16 +280,23 @@ static void *put_until_refused(void *arg)
         if (i == 3) {
             atomic_fetch_add(blocked->ready, 1);
         }
-        if (i > 3) { /* the next one may find the store gone: whoever closes must know that nobody comes any more */
+        if (i >
+            /*
+             * the next one may find the store gone: whoever closes must know that nobody comes any
+             * more
+             */
+            3) {
             break;
         }
     }
     return NULL;
 }
 
-/* Closing waits for callers that are blocked in the store, whether they hold the driver's role or not. */
-static void test_closing_waits_for_blocked_callers(void)
-{
+/*
+ * Closing waits for callers that are blocked in the store, whether they hold the driver's role or
+ * not.
+ */
+static void test_closing_waits_for_blocked_callers(void) {
     for (uint32_t round = 0; round < 40; round++) {
         struct bp_sim *sim = bp_sim_new(round);
         struct bp_options options = test_options();
@@ -314,7 +320,8 @@ static void test_closing_waits_for_blocked_callers(void)
             }
             sched_yield();
         }
-        bp_driver_stop(shared.store); /* what bp_close waits in; then nobody touches the store any more */
+        bp_driver_stop(
+            shared.store); /* what bp_close waits in; then nobody touches the store any more */
         for (uint32_t i = 0; i < 4; i++) {
             pthread_join(blocked[i].thread, NULL);
         }
@@ -333,8 +340,7 @@ static void test_closing_waits_for_blocked_callers(void)
     }
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     TESTS_BEGIN;
     RUN(test_all_parts_get_on_where_every_limit_is_met);
     RUN(test_closing_waits_for_blocked_callers);

@@ -1,12 +1,12 @@
 /*
- * The store as a whole, on a simulated disk: what one request does, what survives a restart, and power cuts at every byte.
+ * The store as a whole, on a simulated disk: what one request does, what survives a restart, and
+ * power cuts at every byte.
  */
 #include "store_util.h"
 
-/* ---- requests ------------------------------------------------------------------------------------------------------------ */
+/* ---- requests -------------------------------------------------------------------------------- */
 
-static void test_a_value_put_is_read_back_and_deleted(void)
-{
+static void test_a_value_put_is_read_back_and_deleted(void) {
     struct bp_sim *sim = bp_sim_new(1);
     struct bp_options options = test_options();
     struct bp_store *store = test_must_open(sim, &options);
@@ -24,8 +24,7 @@ static void test_a_value_put_is_read_back_and_deleted(void)
     bp_sim_free(sim);
 }
 
-static void test_compares_decide_the_branch(void)
-{
+static void test_compares_decide_the_branch(void) {
     struct bp_sim *sim = bp_sim_new(2);
     struct bp_options options = test_options();
     struct bp_store *store = test_must_open(sim, &options);
@@ -44,8 +43,7 @@ static void test_compares_decide_the_branch(void)
     bp_sim_free(sim);
 }
 
-static void test_a_request_id_acts_once_also_after_a_restart(void)
-{
+static void test_a_request_id_acts_once_also_after_a_restart(void) {
     struct bp_sim *sim = bp_sim_new(3);
     struct bp_options options = test_options();
     struct bp_store *store = test_must_open(sim, &options);
@@ -64,8 +62,7 @@ static void test_a_request_id_acts_once_also_after_a_restart(void)
     bp_sim_free(sim);
 }
 
-static void test_leases_take_their_keys_with_them(void)
-{
+static void test_leases_take_their_keys_with_them(void) {
     struct bp_sim *sim = bp_sim_new(4);
     struct bp_options options = test_options();
     struct bp_store *store = test_must_open(sim, &options);
@@ -87,8 +84,7 @@ static void test_leases_take_their_keys_with_them(void)
     bp_sim_free(sim);
 }
 
-static void test_a_lease_expires_by_the_clock_and_a_restart_gives_it_its_full_time(void)
-{
+static void test_a_lease_expires_by_the_clock_and_a_restart_gives_it_its_full_time(void) {
     struct bp_sim *sim = bp_sim_new(5);
     struct bp_options options = test_options();
     struct bp_store *store = test_must_open(sim, &options);
@@ -113,8 +109,7 @@ static void test_a_lease_expires_by_the_clock_and_a_restart_gives_it_its_full_ti
     bp_sim_free(sim);
 }
 
-static void test_large_values_are_whole_after_a_restart(void)
-{
+static void test_large_values_are_whole_after_a_restart(void) {
     struct bp_sim *sim = bp_sim_new(6);
     struct bp_options options = test_options();
     struct bp_store *store = test_must_open(sim, &options);
@@ -133,7 +128,9 @@ static void test_large_values_are_whole_after_a_restart(void)
             }
             uint32_t size;
             struct bp_error err;
-            CHECK_OK(bp_get(store, 'u', key, (uint32_t)strlen(key), got, BP_VALUE_MAX, &size, NULL, &err), &err);
+            CHECK_OK(bp_get(store, 'u', key, (uint32_t)strlen(key), got, BP_VALUE_MAX, &size, NULL,
+                            &err),
+                     &err);
             CHECK_EQ_U64(size, sizes[i]);
             CHECK(memcmp(got, value, size) == 0);
         }
@@ -148,8 +145,7 @@ static void test_large_values_are_whole_after_a_restart(void)
     bp_sim_free(sim);
 }
 
-static void test_a_second_owner_is_refused(void)
-{
+static void test_a_second_owner_is_refused(void) {
     struct bp_sim *sim = bp_sim_new(7);
     struct bp_options options = test_options();
     struct bp_store *store = test_must_open(sim, &options), *second = NULL;
@@ -162,7 +158,48 @@ static void test_a_second_owner_is_refused(void)
     bp_sim_free(sim);
 }
 
-/* ---- power cuts -------------------------------------------------------------------------------------------------------------- */
+static void test_a_store_that_lost_its_identity_is_refused_and_left_as_it_is(void) {
+    struct bp_sim *sim = bp_sim_new(8);
+    struct bp_options options = test_options();
+    struct bp_store *store = test_must_open(sim, &options);
+    struct bp_error err = {0};
+    struct bp_io io;
+    uint64_t size = 0;
+    CHECK(test_put(store, "precious", "data", NULL) == BP_OK);
+    bp_store_abandon(store);
+    bp_sim_io(sim, &io);
+    CHECK(io.rename(io.ctx, "store/STORE", "store/STORE.tmp") == 0);
+    CHECK(test_open(sim, &options, &store, &err) == BP_DATA_LOSS);
+    CHECK(err.reason == BP_REASON_STORE_CORRUPT);
+    CHECK(bp_sim_file_size(sim, "store/00000001.log", &size) == 0 && size > 0);
+    CHECK(io.rename(io.ctx, "store/STORE.tmp", "store/STORE") == 0);
+    char value[64];
+    store = test_must_open(sim, &options);
+    CHECK(test_get(store, "precious", value, sizeof value) && strcmp(value, "data") == 0);
+    bp_store_abandon(store);
+    bp_sim_free(sim);
+}
+
+static void test_a_log_without_its_first_entry_is_refused_and_left_as_it_is(void) {
+    struct bp_sim *sim = bp_sim_new(9);
+    struct bp_options options = test_options();
+    struct bp_store *store = test_must_open(sim, &options);
+    struct bp_error err = {0};
+    struct bp_io io;
+    uint64_t size = 0;
+    bp_store_abandon(store);
+    bp_sim_io(sim, &io);
+    int fd = io.open(io.ctx, "store/00000001.log", BP_O_WRITE);
+    CHECK(fd >= 0 && io.truncate(io.ctx, fd, BP_SEGMENT_HEADER) == 0);
+    io.close(io.ctx, fd);
+    CHECK(test_open(sim, &options, &store, &err) == BP_DATA_LOSS);
+    CHECK(err.reason == BP_REASON_STORE_CORRUPT && strstr(err.message, "00000001.log") != NULL);
+    CHECK(bp_sim_file_size(sim, "store/00000001.log", &size) == 0 && size == BP_SEGMENT_HEADER);
+    CHECK(bp_sim_file_size(sim, "store/00000002.log", &size) < 0);
+    bp_sim_free(sim);
+}
+
+/* ---- power cuts ------------------------------------------------------------------------------ */
 
 #define STATES_MAX 512u
 
@@ -170,12 +207,11 @@ static void test_a_second_owner_is_refused(void)
 struct history {
     uint64_t hash[STATES_MAX][2];
     uint64_t leases[STATES_MAX];
-    uint64_t last;     /* newest revision submitted */
-    uint64_t acked;    /* newest revision acknowledged */
+    uint64_t last;  /* newest revision submitted */
+    uint64_t acked; /* newest revision acknowledged */
 };
 
-static void note_state(struct bp_store *store, struct history *history)
-{
+static void note_state(struct bp_store *store, struct history *history) {
     struct bp_status status;
     bp_get_status(store, &status);
     CHECK(status.revision < STATES_MAX);
@@ -185,13 +221,13 @@ static void note_state(struct bp_store *store, struct history *history)
 }
 
 /* Step i of a fixed workload touching every kind of request; false once the disk is gone. */
-static bool workload_step(struct bp_store *store, uint32_t i)
-{
+static bool workload_step(struct bp_store *store, uint32_t i) {
     char key[32], value[200];
     struct bp_error err;
     (void)snprintf(key, sizeof key, "key-%u", i * 7 % 13);
     (void)snprintf(value, sizeof value, "value-%u-%.*s", i, (int)(i * 37 % 150),
-                   "................................................................................................................................................");
+                   "..............................................................................."
+                   ".................................................................");
     switch (i % 10) {
     case 3:
         return test_delete(store, key, NULL) == BP_OK;
@@ -202,12 +238,14 @@ static bool workload_step(struct bp_store *store, uint32_t i)
         return code == BP_OK || code == BP_ALREADY_EXISTS;
     }
     case 7: {
-        int code = test_put_bytes(store, key, value, (uint32_t)strlen(value), 1 + i % 3, NULL, NULL);
+        int code =
+            test_put_bytes(store, key, value, (uint32_t)strlen(value), 1 + i % 3, NULL, NULL);
         return code == BP_OK || code == BP_NOT_FOUND;
     }
     case 8: {
         uint64_t deleted;
-        int code = i % 20 == 8 ? test_revoke(store, 1 + i % 3, &deleted) : test_delete_range(store, "batch-", "batch-000002", &deleted);
+        int code = i % 20 == 8 ? test_revoke(store, 1 + i % 3, &deleted)
+                               : test_delete_range(store, "batch-", "batch-000002", &deleted);
         return code == BP_OK || code == BP_NOT_FOUND;
     }
     case 9:
@@ -221,14 +259,15 @@ static bool workload_step(struct bp_store *store, uint32_t i)
         bp_sim_advance_ns((struct bp_sim *)bp_disk_io(store->disk)->ctx, 150000000);
         bp_step_tick(store); /* an idle mark */
         bp_step_drive(store);
-        return !atomic_load(&store->poisoned) && test_put_bytes(store, key, value, 9, 0, key, NULL) != BP_UNAVAILABLE;
+        return !atomic_load(&store->poisoned) &&
+               test_put_bytes(store, key, value, 9, 0, key, NULL) != BP_UNAVAILABLE;
     default:
         return test_put(store, key, value, NULL) == BP_OK;
     }
 }
 
-static uint32_t run_workload(struct bp_store *store, uint32_t from, uint32_t to, struct history *history)
-{
+static uint32_t run_workload(struct bp_store *store, uint32_t from, uint32_t to,
+                             struct history *history) {
     uint32_t i = from;
     for (; i < to && workload_step(store, i); i++) {
         note_state(store, history);
@@ -236,16 +275,22 @@ static uint32_t run_workload(struct bp_store *store, uint32_t from, uint32_t to,
     return i;
 }
 
-static void check_prefix(struct bp_store *store, const struct history *reference, uint64_t acked, uint64_t where)
-{
+static void check_prefix(struct bp_store *store, const struct history *reference, uint64_t acked,
+                         uint64_t where) {
     struct bp_status status;
     bp_get_status(store, &status);
     if (status.revision < acked || status.revision >= STATES_MAX) {
-        fprintf(stderr, "cut at %" PRIu64 ": revision %" PRIu64 " recovered, %" PRIu64 " was acknowledged\n", where, status.revision, acked);
+        fprintf(stderr,
+                "cut at %" PRIu64 ": revision %" PRIu64 " recovered, %" PRIu64
+                " was acknowledged\n",
+                where, status.revision, acked);
         exit(1);
     }
-    if (memcmp(status.state_hash, reference->hash[status.revision], 16) != 0 || status.leases != reference->leases[status.revision]) {
-        fprintf(stderr, "cut at %" PRIu64 ": the state at revision %" PRIu64 " is not the one it was\n", where, status.revision);
+    if (memcmp(status.state_hash, reference->hash[status.revision], 16) != 0 ||
+        status.leases != reference->leases[status.revision]) {
+        fprintf(stderr,
+                "cut at %" PRIu64 ": the state at revision %" PRIu64 " is not the one it was\n",
+                where, status.revision);
         exit(1);
     }
     const char *broken = bp_index_check(store->index);
@@ -257,8 +302,7 @@ static void check_prefix(struct bp_store *store, const struct history *reference
 
 #define WORKLOAD 60u
 
-static void reference_run(struct history *reference, uint64_t *bytes)
-{
+static void reference_run(struct history *reference, uint64_t *bytes) {
     struct bp_sim *sim = bp_sim_new(11);
     struct bp_options options = test_options();
     memset(reference, 0, sizeof *reference);
@@ -271,8 +315,7 @@ static void reference_run(struct history *reference, uint64_t *bytes)
 }
 
 /* One run cut after `cut` bytes; `keep` of 1024 unsynced sectors survive. */
-static void cut_and_recover(const struct history *reference, uint64_t cut, uint32_t keep)
-{
+static void cut_and_recover(const struct history *reference, uint64_t cut, uint32_t keep) {
     struct bp_sim *sim = bp_sim_new(cut * 31 + keep);
     struct bp_options options = test_options();
     struct bp_store *store = NULL;
@@ -300,7 +343,10 @@ static void cut_and_recover(const struct history *reference, uint64_t cut, uint3
             char value[32];
             (void)snprintf(key, sizeof key, "after-%u", i);
             if (!test_get(store, key, value, sizeof value) || strcmp(value, "survives") != 0) {
-                fprintf(stderr, "cut at %" PRIu64 ", kept %u: a write after the recovery was lost in crash %u\n", cut, keep, crash);
+                fprintf(stderr,
+                        "cut at %" PRIu64
+                        ", kept %u: a write after the recovery was lost in crash %u\n",
+                        cut, keep, crash);
                 exit(1);
             }
         }
@@ -309,8 +355,7 @@ static void cut_and_recover(const struct history *reference, uint64_t cut, uint3
     bp_sim_free(sim);
 }
 
-static void test_a_power_cut_at_every_byte_leaves_a_prefix_with_all_that_was_acknowledged(void)
-{
+static void test_a_power_cut_at_every_byte_leaves_a_prefix_with_all_that_was_acknowledged(void) {
     static struct history reference;
     uint64_t bytes;
     reference_run(&reference, &bytes);
@@ -323,9 +368,10 @@ static void test_a_power_cut_at_every_byte_leaves_a_prefix_with_all_that_was_ack
     }
 }
 
-/* The control: with a disk whose sync does nothing, the same check must see acknowledged writes go. */
-static void test_the_power_cut_check_sees_a_lying_sync(void)
-{
+/*
+ * The control: with a disk whose sync does nothing, the same check must see acknowledged writes go.
+ */
+static void test_the_power_cut_check_sees_a_lying_sync(void) {
     struct bp_options options = test_options();
     uint32_t lost = 0;
     for (uint64_t seed = 1; seed <= 20; seed++) {
@@ -349,8 +395,7 @@ static void test_the_power_cut_check_sees_a_lying_sync(void)
     CHECK_EQ_U64(lost, 20);
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     TESTS_BEGIN;
     RUN(test_a_value_put_is_read_back_and_deleted);
     RUN(test_compares_decide_the_branch);
@@ -359,6 +404,8 @@ int main(int argc, char **argv)
     RUN(test_a_lease_expires_by_the_clock_and_a_restart_gives_it_its_full_time);
     RUN(test_large_values_are_whole_after_a_restart);
     RUN(test_a_second_owner_is_refused);
+    RUN(test_a_store_that_lost_its_identity_is_refused_and_left_as_it_is);
+    RUN(test_a_log_without_its_first_entry_is_refused_and_left_as_it_is);
     RUN(test_a_power_cut_at_every_byte_leaves_a_prefix_with_all_that_was_acknowledged);
     RUN(test_the_power_cut_check_sees_a_lying_sync);
     TESTS_END;

@@ -1,6 +1,7 @@
 /*
- * The store under threads: blocked callers, asynchronous callers, readers and the keeper at once, on the simulated disk (no waiting for a
- * real one) with the real driver, reader and keeper threads. Meant for TSan as much as for its own checks.
+ * The store under threads: blocked callers, asynchronous callers, readers and the keeper at once,
+ * on the simulated disk (no waiting for a real one) with the real driver, reader and keeper
+ * threads. Meant for TSan as much as for its own checks.
  */
 #include <poll.h>
 #include <pthread.h>
@@ -23,8 +24,7 @@ struct writer {
 };
 
 /* Puts its own keys, and after each acknowledgement must read what it wrote. */
-static void *blocking_writer(void *arg)
-{
+static void *blocking_writer(void *arg) {
     struct writer *writer = arg;
     uint64_t last = 0;
     for (uint32_t i = 0; i < PUTS; i++) {
@@ -40,15 +40,16 @@ static void *blocking_writer(void *arg)
     return NULL;
 }
 
-static void submit_one(struct bp_store *store, struct bp_queue *queue, uint32_t i)
-{
+static void submit_one(struct bp_store *store, struct bp_queue *queue, uint32_t i) {
     struct bp_builder builder;
     struct bp_error err;
     char key[32];
     (void)snprintf(key, sizeof key, "async-%u", i);
     bp_builder_init(&builder);
     bp_builder_begin(&builder, BP_REQUEST_KV, (struct bp_slice){0}, 0);
-    struct bp_op op = {.op = BP_OP_PUT, .key = {.data = (const uint8_t *)key, .size = strlen(key)}, .value = {.data = (const uint8_t *)key, .size = strlen(key)}};
+    struct bp_op op = {.op = BP_OP_PUT,
+                       .key = {.data = (const uint8_t *)key, .size = strlen(key)},
+                       .value = {.data = (const uint8_t *)key, .size = strlen(key)}};
     bp_builder_op(&builder, 0, BP_KEYSPACE_USER, &op);
     CHECK_OK(bp_builder_finish(&builder, &err), &err);
     CHECK_OK(bp_submit(store, queue, builder.buf, builder.size, i, &err), &err);
@@ -56,8 +57,7 @@ static void submit_one(struct bp_store *store, struct bp_queue *queue, uint32_t 
 }
 
 /* Keeps a window open; every cookie must come back exactly once. */
-static void *async_writer(void *arg)
-{
+static void *async_writer(void *arg) {
     struct writer *writer = arg;
     struct bp_store *store = writer->shared->store;
     struct bp_queue *queue = bp_queue_new(store);
@@ -84,8 +84,7 @@ static void *async_writer(void *arg)
 }
 
 /* What is read at one revision never goes back in time. */
-static void *reader(void *arg)
-{
+static void *reader(void *arg) {
     struct shared *shared = arg;
     uint32_t seen[WRITERS] = {0};
     for (uint32_t i = 0; !atomic_load(&shared->stop); i++) {
@@ -106,8 +105,7 @@ static void *reader(void *arg)
 }
 
 /* Deletes, compactions and checkpoints beside it all. */
-static void *meddler(void *arg)
-{
+static void *meddler(void *arg) {
     struct shared *shared = arg;
     for (uint32_t i = 0; !atomic_load(&shared->stop); i++) {
         struct bp_error err = {0};
@@ -124,8 +122,7 @@ static void *meddler(void *arg)
     return NULL;
 }
 
-static void test_writers_readers_and_the_keeper_get_on(void)
-{
+static void test_writers_readers_and_the_keeper_get_on(void) {
     struct bp_sim *sim = bp_sim_new(1);
     struct bp_options options = test_options();
     options.manual = 0;
@@ -135,7 +132,8 @@ static void test_writers_readers_and_the_keeper_get_on(void)
     pthread_t readers[2], meddles;
     for (uint32_t i = 0; i <= WRITERS; i++) {
         writers[i] = (struct writer){.shared = &shared, .number = i};
-        CHECK(pthread_create(&writers[i].thread, NULL, i < WRITERS ? blocking_writer : async_writer, &writers[i]) == 0);
+        CHECK(pthread_create(&writers[i].thread, NULL, i < WRITERS ? blocking_writer : async_writer,
+                             &writers[i]) == 0);
     }
     for (uint32_t i = 0; i < 2; i++) {
         CHECK(pthread_create(&readers[i], NULL, reader, &shared) == 0);
@@ -162,8 +160,7 @@ static void test_writers_readers_and_the_keeper_get_on(void)
     bp_sim_free(sim);
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     TESTS_BEGIN;
     RUN(test_writers_readers_and_the_keeper_get_on);
     TESTS_END;

@@ -68,6 +68,8 @@ def test_the_tour_leaves_what_it_says(place: Path) -> None:
     assert (place / "restored" / "store").is_dir()
     assert (place / "tokens").stat().st_mode & 0o777 == 0o600
     assert (place / "ci.token").stat().st_size > 32
+    assert (place / "ci.token").stat().st_mode & 0o077 == 0
+    assert (place / "today.backup").stat().st_mode & 0o077 == 0
 
 
 def test_every_block_is_of_a_kind_that_is_tested() -> None:

@@ -19,6 +19,9 @@ from bedplate.api.kv.v1.kv_pb2 import (
     ScanRequest,
     WatchRequest,
 )
+from bedplate.errors import StartupError
+from bedplate.server.config import TLSConfig
+from bedplate.server.tls import server_credentials
 from tests.integration.conftest import MakeDaemon
 from tests.integration.daemon import Daemon
 from tests.integration.refusals import Refusal, refused
@@ -202,3 +205,21 @@ def test_mtls_serves_those_whose_certificate_it_trusts(start: MakeDaemon, pki: P
     daemon.kv(credentials(pki, "client")).Get(GetRequest(key=b"k"))
     get_fails(daemon, credentials(pki))
     get_fails(daemon, credentials(pki, "intruder"))
+
+
+@pytest.mark.parametrize(
+    ("cert", "key", "client_ca", "expected"),
+    [
+        ("authority.key", "server.key", None, "are no certificate and its unencrypted key"),
+        ("server.pem", "client.key", None, "KEY_VALUES_MISMATCH"),
+        ("server.pem", "locked.key", None, "the key is encrypted"),
+        ("server.pem", "server.key", "server.key", "holds no certificate"),
+    ],
+)
+def test_files_that_make_no_tls_are_named(
+    pki: Path, tmp_path: Path, cert: str, key: str, client_ca: str | None, expected: str
+) -> None:
+    openssl(pki, "ec", "-in", "server.key", "-aes128", "-passout", "pass:x", "-out", "locked.key")
+    authority = pki / client_ca if client_ca else None
+    with pytest.raises(StartupError, match=expected):
+        server_credentials(TLSConfig(cert=pki / cert, key=pki / key, client_ca=authority))

@@ -206,7 +206,21 @@ class TestFailures:
 
     @pytest.mark.parametrize(
         "arguments",
-        [("kv", "gett"), ("kv", "get"), ("--timeout", "x", "status"), ("kv", "get", "k", "--no")],
+        [
+            ("kv", "gett"),
+            ("kv", "get"),
+            ("--timeout", "x", "status"),
+            ("kv", "get", "k", "--no"),
+            ("kv", "get", "k", "--revision", str(2**64)),
+            ("kv", "put", "k", "v", "--lease", str(2**64)),
+            ("kv", "put", "k", "v", "--if-revision", str(2**64)),
+            ("kv", "watch", "k", "--revision", str(2**64)),
+            ("kv", "lease", "revoke", str(2**64)),
+            ("kv", "lease", "grant", str(2**63)),
+            ("compact", str(2**64)),
+            ("verify", "--rate", str(2**64)),
+            ("object", "get", "object://b/k", "-", "--offset", str(2**64)),
+        ],
     )
     def test_what_is_not_understood_is_one_line_and_exit_2(
         self, run: Run, arguments: tuple[str, ...]

@@ -6,7 +6,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from bedplate.errors import BedplateError, Code
-from bedplate.server.status import details, grpc_code
+from bedplate.server.status import details, grpc_code, message
 
 
 def unpack(error: BedplateError) -> dict[str, object]:
@@ -44,6 +44,16 @@ def test_a_field_is_a_violation() -> None:
     (violation,) = violations.field_violations
     assert (violation.field, violation.description) == ("ops[3].put.key", "too long")
     assert violation.reason == "KEY_TOO_LARGE"
+
+
+@pytest.mark.parametrize("echo", ["x", "\U0001f600", "\n"])
+def test_what_a_client_sent_is_not_quoted_without_end(echo: str) -> None:
+    error = BedplateError(
+        echo * 100_000, code=Code.INVALID_ARGUMENT, reason="FIELD_INVALID", field="name"
+    )
+    escaped = 3 * len(message(error).encode())
+    assert escaped + len(details(error)) * 4 / 3 < 8192  # what clients accept of trailers
+    assert Status.FromString(details(error)).message.startswith(echo)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import typer
 from bedplate.api.admin.v1 import admin_pb2 as pb
 from bedplate.cli.connection import Client, connected, settings_of
 from bedplate.cli.errors import CommandError
+from bedplate.cli.numbers import UINT64_MAX
 from bedplate.cli.output import (
     byte_progress,
     human_bytes,
@@ -42,7 +43,10 @@ def status(context: typer.Context) -> None:
 def compact(
     context: typer.Context,
     revision: Annotated[
-        int, typer.Argument(min=0, help="The oldest revision to keep readable; 0: the present.")
+        int,
+        typer.Argument(
+            min=0, max=UINT64_MAX, help="The oldest revision to keep readable; 0: the present."
+        ),
     ] = 0,
 ) -> None:
     """Give up history before a revision, so that its space can be reclaimed."""
@@ -57,7 +61,10 @@ def compact(
 def verify(
     context: typer.Context,
     rate: Annotated[
-        int, typer.Option(min=0, help="Bytes to read a second at most; 0: no limit.")
+        int,
+        typer.Option(
+            min=0, max=UINT64_MAX, help="Bytes to read a second at most; 0: no limit."
+        ),
     ] = 0,
 ) -> None:
     """Check everything stored against its checksums. Exit 1 when something is damaged."""
@@ -99,7 +106,7 @@ def backup(
             header, trailer = _receive(client, sys.stdout.buffer.write)
             sys.stdout.buffer.flush()
         else:
-            with whole_file(file) as target:
+            with whole_file(file, mode=0o600) as target:  # it holds everything
                 header, trailer = _receive(client, target.write)
     line = f"revision {header.revision}, {human_bytes(trailer.bytes)}"
     if settings_of(context).as_json and not to_stdout:

@@ -11,12 +11,15 @@ import typer
 from bedplate.api.kv.v1 import kv_pb2 as pb
 from bedplate.cli.connection import Client, connected, settings_of
 from bedplate.cli.errors import CommandError
+from bedplate.cli.numbers import UINT64_MAX
 from bedplate.cli.output import message_json, note, print_json, shown, write_raw
 
 app = typer.Typer(name="kv", no_args_is_help=True, help="Keys and values.")
 
 Key = Annotated[str, typer.Argument(help="The key, taken as bytes.")]
-Revision = Annotated[int, typer.Option(min=0, help="Read the state at this revision.")]
+Revision = Annotated[
+    int, typer.Option(min=0, max=UINT64_MAX, help="Read the state at this revision.")
+]
 FromFile = Annotated[
     Path | None, typer.Option("--file", help="Take the value from this file; - is stdin.")
 ]
@@ -42,12 +45,17 @@ def put(
     key: Key,
     value: Annotated[str | None, typer.Argument(help="The value, taken as bytes.")] = None,
     file: FromFile = None,
-    lease: Annotated[int, typer.Option(min=0, help="Attach the key to this lease.")] = 0,
+    lease: Annotated[
+        int, typer.Option(min=0, max=UINT64_MAX, help="Attach the key to this lease.")
+    ] = 0,
     if_absent: Annotated[
         bool, typer.Option("--if-absent", help="Only if the key does not exist.")
     ] = False,
     if_revision: Annotated[
-        int | None, typer.Option(min=1, help="Only if the key was last written at this revision.")
+        int | None,
+        typer.Option(
+            min=1, max=UINT64_MAX, help="Only if the key was last written at this revision."
+        ),
     ] = None,
     if_value: Annotated[str | None, typer.Option(help="Only if this is the value now.")] = None,
 ) -> None:
@@ -135,7 +143,10 @@ def watch(
     context: typer.Context,
     prefix: Annotated[str, typer.Argument(help="Only keys that begin so; default all.")] = "",
     revision: Annotated[
-        int, typer.Option(min=0, help="Begin with the changes of this revision; 0: from now on.")
+        int,
+        typer.Option(
+            min=0, max=UINT64_MAX, help="Begin with the changes of this revision; 0: from now on."
+        ),
     ] = 0,
     limit: Annotated[int, typer.Option(min=0, help="End after so many changes; 0: never.")] = 0,
 ) -> None:

@@ -9,16 +9,18 @@ import typer
 from bedplate.api.kv.v1 import kv_pb2 as pb
 from bedplate.cli.connection import connected, settings_of
 from bedplate.cli.errors import CommandError
+from bedplate.cli.numbers import INT64_MAX, UINT64_MAX
 from bedplate.cli.output import message_json, print_json, shown
 
 app = typer.Typer(name="lease", no_args_is_help=True, help="Leases: keys put under one go with it.")
 
-Lease = Annotated[int, typer.Argument(min=1, help="The lease's id.")]
+Lease = Annotated[int, typer.Argument(min=1, max=UINT64_MAX, help="The lease's id.")]
 
 
 @app.command()
 def grant(
-    context: typer.Context, seconds: Annotated[int, typer.Argument(help="Seconds to live.")]
+    context: typer.Context,
+    seconds: Annotated[int, typer.Argument(max=INT64_MAX, help="Seconds to live.")],
 ) -> None:
     """Make a lease and print its id."""
     with connected(context) as client:

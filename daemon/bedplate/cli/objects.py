@@ -11,6 +11,7 @@ import typer
 from bedplate.api.object.v1 import object_pb2 as pb
 from bedplate.cli.connection import Client, connected, settings_of
 from bedplate.cli.errors import CommandError
+from bedplate.cli.numbers import UINT64_MAX
 from bedplate.cli.output import byte_progress, human_bytes, message_json, print_json, shown
 from bedplate.cli.transfer import Download, upload, whole_file
 from bedplate.cli.uris import Place, parse_bucket, parse_object, parse_place
@@ -115,8 +116,10 @@ def get_object(
     file: Annotated[
         str, typer.Argument(help="Where to; - is stdout. Default: the key's last part, here.")
     ] = "",
-    offset: Annotated[int, typer.Option(min=0, help="Begin at this byte.")] = 0,
-    length: Annotated[int, typer.Option(min=0, help="So many bytes; 0: to the end.")] = 0,
+    offset: Annotated[int, typer.Option(min=0, max=UINT64_MAX, help="Begin at this byte.")] = 0,
+    length: Annotated[
+        int, typer.Option(min=0, max=UINT64_MAX, help="So many bytes; 0: to the end.")
+    ] = 0,
 ) -> None:
     """Fetch an object, or a range of it. Every byte is checked; a file appears only complete."""
     place = parse_object(uri)

@@ -35,7 +35,14 @@ def _empty_is_none(value: object) -> object:
     return None if value == "" else value
 
 
+def _not_empty(value: object) -> object:
+    if value == "":
+        raise ValueError("empty")  # as a Path it would be the working directory
+    return value
+
+
 OptionalPath = Annotated[Path | None, BeforeValidator(_empty_is_none)]
+RequiredPath = Annotated[Path, BeforeValidator(_not_empty)]
 
 
 class ConfigError(StartupError):
@@ -55,7 +62,7 @@ def default_data_dir() -> Path:
 class ServerConfig(Section):
     """The process: where it keeps data and where it listens."""
 
-    data_dir: Path = Field(
+    data_dir: RequiredPath = Field(
         default_factory=default_data_dir,
         examples=["~/.local/state/bedplate"],
         description="Directory of all data; made with mode 0700. The store is below it in store/. "

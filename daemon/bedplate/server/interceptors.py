@@ -22,6 +22,7 @@ from typing import Any, Final, NoReturn, TypeAlias
 import grpc
 import grpc.aio
 import structlog
+from google.protobuf.message import DecodeError
 
 from bedplate.errors import BedplateError, Code
 from bedplate.native.guard import Guard
@@ -139,6 +140,12 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
         """What the client is told. Only what nobody foresaw is recorded."""
         if isinstance(error, BedplateError):
             return error
+        if isinstance(error, DecodeError):  # a stream of a library's own handler
+            return BedplateError(
+                "the request is not a protobuf message of this method",
+                code=Code.INVALID_ARGUMENT,
+                reason="MALFORMED_REQUEST",
+            )
         if isinstance(error, TimeoutError):
             return BedplateError(
                 "the deadline passed; a write may or may not have happened",
@@ -187,7 +194,7 @@ def _number(code: grpc.StatusCode | int) -> int:
 
 async def _abort(context: Context, error: BedplateError, trailing: Trailing) -> NoReturn:
     detailed = (*trailing, (status.DETAILS_KEY, status.details(error)))
-    await context.abort(status.grpc_code(error.code), error.message, detailed)
+    await context.abort(status.grpc_code(error.code), status.message(error), detailed)
 
 
 def _written(work: Callable[[Any, Context], Any]) -> Work:

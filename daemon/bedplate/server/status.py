@@ -19,6 +19,8 @@ from bedplate.errors import BedplateError, Code
 DOMAIN: Final = "bedplate"
 DETAILS_KEY: Final = "grpc-status-details-bin"
 _RETRY_MS = {Code.RESOURCE_EXHAUSTED: 1000, Code.UNAVAILABLE: 1000}
+# Three copies of it, escaped, fit well into the 8 KiB of trailers that clients accept.
+_MESSAGE_BYTES_MAX = 1024
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -27,13 +29,22 @@ def grpc_code(code: Code) -> grpc.StatusCode:
     return _STATUS[code]
 
 
+def message(error: BedplateError) -> str:
+    """What it says, cut where it quotes too much of what the client sent."""
+    encoded = error.message.encode("utf-8", "replace")
+    if len(encoded) <= _MESSAGE_BYTES_MAX:
+        return error.message
+    return encoded[:_MESSAGE_BYTES_MAX].decode("utf-8", "ignore") + "..."
+
+
 def details(error: BedplateError) -> bytes:
     """The serialized google.rpc.Status for `grpc-status-details-bin`."""
-    status = Status(code=error.code, message=error.message)
+    text = message(error)
+    status = Status(code=error.code, message=text)
     _add(status, ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=dict(error.metadata)))
     if error.field:
         violation = BadRequest.FieldViolation(
-            field=error.field, description=error.message, reason=error.reason
+            field=error.field, description=text, reason=error.reason
         )
         _add(status, BadRequest(field_violations=[violation]))
     retry_ms = error.retry_after_ms

@@ -62,9 +62,7 @@ def verify(
     context: typer.Context,
     rate: Annotated[
         int,
-        typer.Option(
-            min=0, max=UINT64_MAX, help="Bytes to read a second at most; 0: no limit."
-        ),
+        typer.Option(min=0, max=UINT64_MAX, help="Bytes to read a second at most; 0: no limit."),
     ] = 0,
 ) -> None:
     """Check everything stored against its checksums. Exit 1 when something is damaged."""

@@ -146,7 +146,12 @@ static void test_writers_readers_and_the_keeper_get_on(void) {
     pthread_join(readers[0], NULL);
     pthread_join(readers[1], NULL);
     pthread_join(meddles, NULL);
+    pthread_mutex_lock(
+        &shared.store->keeper.mutex); /* it may be reading the index, or trimming it */
+    pthread_mutex_lock(&shared.store->apply);
     CHECK(bp_index_check(shared.store->index) == NULL);
+    pthread_mutex_unlock(&shared.store->apply);
+    pthread_mutex_unlock(&shared.store->keeper.mutex);
     struct bp_status before, after;
     bp_get_status(shared.store, &before);
     struct bp_error err;

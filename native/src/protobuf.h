@@ -36,7 +36,10 @@ struct bp_pb_field {
 };
 
 static inline struct bp_pb_reader bp_pb_read(struct bp_slice message) {
-    struct bp_pb_reader r = {.at = message.data, .end = message.data + message.size};
+    struct bp_pb_reader r = {.at = message.data, .end = message.data};
+    if (message.size > 0) { /* an empty slice may have no address to count from */
+        r.end += message.size;
+    }
     return r;
 }
 

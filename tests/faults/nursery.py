@@ -153,6 +153,14 @@ def _fork(connection: socket.socket, selector: selectors.BaseSelector) -> bool:
     return True
 
 
+def _end_all(selector: selectors.BaseSelector) -> None:
+    """The test is gone, perhaps killed: its daemons go too."""
+    for key in selector.get_map().values():
+        if key.data is not None:
+            os.kill(key.data, signal.SIGKILL)
+            os.waitpid(key.data, 0)
+
+
 def _serve(connection: socket.socket) -> None:
     import bedplate.server.main  # noqa: F401 - what takes the time
 
@@ -162,6 +170,7 @@ def _serve(connection: socket.socket) -> None:
         for key, _ in selector.select():
             if key.data is None:
                 if not _fork(connection, selector):
+                    _end_all(selector)
                     return
                 continue
             pid, status = os.waitpid(key.data, 0)

@@ -104,7 +104,7 @@ def test_every_program_is_on_the_path_and_answers_help(installed: Path, program:
 
 
 def test_the_c_library_shows_python_its_entry_point_and_nothing_else(installed: Path) -> None:
-    (extension,) = (installed / "bedplate").glob("_native.*")
+    (extension,) = (installed / "bedplate").glob("_native*.so")
     command = ["nm", "--dynamic", "--defined-only", "--format=posix", str(extension)]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     symbols = {line.split()[0] for line in finished.stdout.splitlines()}

@@ -2,7 +2,7 @@
 or two.
 
 hot writers    overwrite a few keys with large values: segments fill up and empty out
-cold writer    many small keys that stay: what cleaning must copy into settled segments
+cold writer    many small keys, each seldom: what cleaning must copy into settled segments
 history        none to speak of, so that segments may go at once
 """
 
@@ -39,7 +39,8 @@ class BusyStore:
         self.writers = [
             Writer(i, random.Random(f"{seed} {i}"), keys=3, sizes=hot) for i in range(4)
         ]
-        self.writers.append(Writer(9, random.Random(f"{seed} cold"), keys=300, sizes=(50, 200)))
+        cold = random.Random(f"{seed} cold")
+        self.writers.append(Writer(9, cold, keys=300, sizes=(50, 200), puts_only=True))
 
     @property
     def answered(self) -> int:

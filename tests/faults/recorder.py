@@ -78,6 +78,7 @@ class Writer:
     rng: random.Random
     keys: int = 6
     sizes: tuple[int, ...] = (0, 16, 200, 3000)
+    puts_only: bool = False
     state: State = field(default_factory=dict)
     unknown: Write | None = None
     answered: int = 0
@@ -150,7 +151,7 @@ class Writer:
     def _invent(self) -> Write:
         self.sent += 1
         rng, name = self.rng, f"{self.number}/{self.sent}/{self.rng.getrandbits(64):x}"
-        match rng.randrange(10):
+        match 9 if self.puts_only else rng.randrange(10):
             case 0:
                 key = self._key()
                 return Write("Delete", pb.DeleteRequest(key=key, request_id=name), {key: None})

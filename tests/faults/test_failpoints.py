@@ -45,6 +45,7 @@ class Case:
     eio: Outcome | None
     enospc: Outcome | None
     writes: bool = False  # may be done by half
+    after: str = ""  # crash_after here, in a life before, makes the step necessary
 
     @property
     def errors(self) -> Iterator[tuple[str, Outcome]]:
@@ -72,6 +73,7 @@ OPENING = [
     Case("log.write", 1, REFUSES, CARRIES_ON, writes=True),
     Case("log.sync", 1, REFUSES, REFUSES),
     Case("log.trim", 1, CARRIES_ON, None),
+    Case("settled.unlink", 1, CARRIES_ON, None, after="settled.dir_sync"),
 ]
 # Under load: later segments, checkpoints, cleaning.
 RUNNING = [
@@ -97,7 +99,6 @@ RUNNING = [
     Case("settled.sync", 1, CARRIES_ON, CARRIES_ON),
     Case("settled.rename", 1, CARRIES_ON, CARRIES_ON),
     Case("settled.dir_sync", 1, CARRIES_ON, CARRIES_ON),
-    Case("settled.unlink", 1, CARRIES_ON, None),
 ]
 
 
@@ -127,6 +128,8 @@ async def live(make: MakeDaemon, store: BusyStore, case: Case) -> None:
 
     await store.load(daemon, kill_when_enough)
     await asyncio.to_thread(daemon.kill)
+    if case.after:
+        await crash(make, store, {case.after: "crash_after@1"})
 
 
 async def crash(make: MakeDaemon, store: BusyStore, failpoints: dict[str, str]) -> None:

@@ -35,7 +35,9 @@ ranges = st.one_of(
 )
 ends = st.one_of(st.just(b""), st.just(b"\0"), keys)
 ago = st.integers(min_value=-1, max_value=12)
-operators = st.sampled_from(list(pb.CompareOperator.values()))
+OPERATORS = list(pb.CompareOperator.values())
+TARGETS = ["value", "mod_revision", "create_revision", "version", "lease_id"]
+operators = st.sampled_from(OPERATORS)
 
 
 @st.composite
@@ -43,9 +45,7 @@ def compares(draw: st.DrawFn) -> tuple[bytes, int, str, int, bytes]:
     """Key, operator, property, and what to compare with: as a distance from what is stored, or as a
     value.
     """
-    target = draw(
-        st.sampled_from(["value", "mod_revision", "create_revision", "version", "lease_id"])
-    )
+    target = draw(st.sampled_from(TARGETS))
     return draw(keys), draw(operators), target, draw(st.sampled_from([0, 0, 1, -1])), draw(values)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from bedplate.native.errors import StoreError
 from bedplate.native.store import Method
 from tests.model.kv_model import Effects, KVModel, Put, Range, Refused, delete_range, message
 from tests.model.kv_requests import (
+    OPERATORS,
+    TARGETS,
     ago,
     compares,
     ends,
@@ -136,6 +139,16 @@ class KVMachine(RuleBasedStateMachine):
         for result in results:
             renumber(result, revision, reply.revision)
         assert list(reply.results) == results
+
+    @rule(key=keys, value=values)
+    def every_compare(self, key: bytes, value: bytes) -> None:
+        """All properties, operators and sides of one key, each in a transaction of its own."""
+        for target, operator, distance in product(TARGETS, OPERATORS, (0, 1, -1)):
+            compare = self.compare(key, operator, target, distance, value)
+            request = pb.TxnRequest(compares=[compare])
+            expected = self.model.holds(compare)
+            reply = self.write(Method.TXN, request, pb.TxnResponse(), {})
+            assert reply.succeeded == expected, compare
 
     def compare(
         self, key: bytes, operator: int, target: str, distance: int, value: bytes

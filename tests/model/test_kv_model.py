@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -44,6 +44,7 @@ from tests.model.kv_requests import (
 )
 from tests.model.stepped_store import SteppedStore, SteppedWatch
 
+SHRINK = "BEDPLATE_MODEL_SHRINK" in os.environ
 EXAMPLES = int(os.environ.get("BEDPLATE_MODEL_EXAMPLES", "150"))
 
 
@@ -397,6 +398,7 @@ TestKV.settings = settings(
     max_examples=EXAMPLES,
     stateful_step_count=40,
     deadline=None,
+    phases=[Phase.generate] + [Phase.shrink] * SHRINK,  # shrinking takes minutes: when asked for
     derandomize=True,
     database=None,
     suppress_health_check=list(HealthCheck),

@@ -308,6 +308,7 @@ int bp_chain_open(struct bp_segments *segments, const struct bp_log_options *opt
     if (rc == BP_OK && logs.n > 0) {
         describe_old(segments, &logs, start);
         rc = follow(segments, &logs, start, chain, err);
+        rc = rc == BP_OK ? bp_trim_check(segments, chain->links[chain->n - 1], err) : rc;
         rc = rc == BP_OK ? find_begin(start, chain, err) : rc;
         rc = rc == BP_OK ? find_voids(&logs, chain, err) : rc;
     } else if (rc == BP_OK && start->at.segment != 0) {

@@ -126,9 +126,8 @@ static int make_file(struct bp_segments *segments, const struct bp_copy *copy, u
     if (rc == BP_OK || err->reason != BP_REASON_DISK_FULL) {
         return rc;
     }
-    if (copy->from != NULL && copy->dirty_end < copy->from->size) {
-        (void)bp_disk_truncate(bp_segments_disk(segments), BP_SITE_LOG_TRIM, copy->from->fd,
-                               copy->dirty_end);
+    if (copy->from != NULL) {
+        (void)bp_trim_newest(segments, copy->from, copy->dirty_end);
         rc = bp_segment_make_tmp(segments, id, BP_SEGMENT_LOG, *size, fd, err);
     }
     if (rc != BP_OK && err->reason == BP_REASON_DISK_FULL) {

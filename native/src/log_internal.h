@@ -144,6 +144,20 @@ int bp_tail_scan(struct bp_segments *segments, struct bp_frame_reader *reader,
 int bp_log_corrupt(const struct bp_segments *segments, const struct bp_segment *segment,
                    uint64_t offset, const char *what, struct bp_error *err);
 
+/* ---- log_trim.c: the newest segment's size ---------------------------------------------------- */
+
+/*
+ * Give up the zeros behind `dirty_end`, leaving a mark that says so. 0 or a negative errno; then at
+ * worst the mark is there.
+ */
+int bp_trim_newest(struct bp_segments *segments, const struct bp_segment *segment,
+                   uint32_t dirty_end);
+/*
+ * DATA_LOSS/STORE_CORRUPT if the newest segment of the log, just opened, is shorter than it was made
+ * and recovery did not do it. A mark found is taken off segment->size.
+ */
+int bp_trim_check(struct bp_segments *segments, struct bp_segment *segment, struct bp_error *err);
+
 /* ---- log_copy.c: the segment recovery makes -------------------------------------------------- */
 
 struct bp_copy {

@@ -23,7 +23,7 @@
 #include "bytes.h"
 #include "crc32c.h"
 
-#define HEADER_USED 88u /* bytes of the header block that say something */
+#define HEADER_USED 92u /* bytes of the header block that say something */
 #define CRC_AT (BP_SEGMENT_HEADER - 4u)
 #define ERROR_PATH_MAX 120u /* bytes of a path shown in an error */
 
@@ -84,6 +84,7 @@ void bp_segment_header_encode(const struct bp_segment_header *header,
     bp_put_u64(block + 64, header->hardstate.term);
     bp_put_u64(block + 72, header->hardstate.vote);
     bp_put_u64(block + 80, header->hardstate.commit);
+    bp_put_u32(block + 88, header->size);
     bp_put_u32(block + CRC_AT, bp_crc32c(0, block, CRC_AT));
 }
 
@@ -102,6 +103,9 @@ static bool header_makes_sense(const struct bp_segment_header *header, const uin
         return false;
     }
     const struct bp_pos *before = &header->previous_end;
+    if (header->kind == BP_SEGMENT_LOG && header->size < BP_SEGMENT_HEADER) {
+        return false;
+    }
     if (header->kind == BP_SEGMENT_SETTLED || before->segment == 0) {
         return true;
     }
@@ -135,6 +139,7 @@ int bp_segment_header_decode(const uint8_t block[BP_SEGMENT_HEADER], const char 
         .hardstate = {.term = bp_get_u64(block + 64),
                       .vote = bp_get_u64(block + 72),
                       .commit = bp_get_u64(block + 80)},
+        .size = bp_get_u32(block + 88),
     };
     memcpy(header->store_id, block + 16, 16);
     if (format == 0 || !header_makes_sense(header, block)) {
@@ -247,15 +252,17 @@ int bp_segment_publish(struct bp_segments *segments, const struct bp_segment_hea
     char tmp[BP_LOG_PATH], path[BP_LOG_PATH];
     bp_segment_path(segments, header->id, header->kind, true, tmp, sizeof tmp);
     bp_segment_path(segments, header->id, header->kind, false, path, sizeof path);
+    struct bp_segment_header complete = *header;
+    complete.size = header->kind == BP_SEGMENT_LOG ? size : 0;
     bool named = false;
     *fatal = false;
-    int rc = finish_tmp(disk, steps, header, fd, tmp, fatal, err);
+    int rc = finish_tmp(disk, steps, &complete, fd, tmp, fatal, err);
     if (rc == BP_OK) {
         rc = give_name(segments, steps, tmp, path, &named, err);
         *fatal = rc != BP_OK && named;
     }
     if (rc == BP_OK) {
-        struct bp_segment segment = {.header = *header, .fd = fd, .used = used, .size = size};
+        struct bp_segment segment = {.header = complete, .fd = fd, .used = used, .size = size};
         rc = bp_segments_add(segments, &segment, out, err);
         *fatal = rc != BP_OK;
     }

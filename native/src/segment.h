@@ -18,7 +18,12 @@
  *   damage before it is corruption
  *   56 u64 index the log before it ends with (0 none)
  *   64 u64 hardstate term     72 u64 vote    80 u64 commit   (the newest when the segment was made)
- *   88 zeros ...              4092 u32 CRC32C of bytes 0..4091
+ *   88 u32 size the file was made with
+ *   92 zeros ...              4092 u32 CRC32C of bytes 0..4091
+ *
+ * The newest log segment still has the size it was made with; a shorter one lost its end to something
+ * else than a crash, and with it perhaps acknowledged frames: corruption. Only recovery on a full disk
+ * may cut the newest one, at zeros, and leaves a mark as the file's last bytes (log_trim.c).
  *
  * Segment ids grow by one for either kind and are never reused, so (segment, offset) names a byte
  * for ever.
@@ -61,6 +66,7 @@ struct bp_segment_header {
     struct bp_pos previous_end;
     uint64_t previous_index;
     struct bp_hardstate hardstate;
+    uint32_t size; /* of the file when it was made (log only) */
 };
 
 void bp_segment_header_encode(const struct bp_segment_header *header,

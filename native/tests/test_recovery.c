@@ -691,6 +691,42 @@ static void old_segments_are_opened_and_described(void) {
     rig_free(&rig);
 }
 
+/* ---- a newest segment that lost its end ------------------------------------------------------- */
+
+static void cut_short(struct rig *rig, uint32_t id, uint64_t size) {
+    const struct bp_segment *segment = bp_segments_find(rig->segments, id);
+    CHECK(bp_disk_truncate(rig->disk, BP_SITE_NONE, segment->fd, size) == 0);
+}
+
+/* Synced, acknowledged, and no power cut: whatever is missing was taken from outside. */
+static void a_newest_segment_cut_short_is_corruption(void) {
+    for (uint32_t size = BP_SEGMENT_HEADER; size < BP_SEGMENT_SIZE_MIN; size += size / 16 & ~7u) {
+        struct rig rig;
+        rig_init(&rig, 1);
+        CHECK_OK(rig_open(&rig), &rig.err);
+        rig_append_to(&rig, 200);
+        rig_sync(&rig);
+        cut_short(&rig, rig_newest(&rig), size);
+        rig_remount(&rig);
+        CHECK_EQ_U64(rig_open(&rig), BP_DATA_LOSS);
+        CHECK_EQ_U64(rig.err.reason, BP_REASON_STORE_CORRUPT);
+        CHECK(strstr(rig.err.message, "was made") != NULL);
+        rig_free(&rig);
+    }
+}
+
+static void a_newest_segment_that_is_gone_is_corruption(void) {
+    struct rig rig;
+    uint32_t ids[3];
+    three_segments(&rig, ids);
+    char path[256];
+    rig_path(&rig, ids[2], path, sizeof path);
+    CHECK(bp_disk_unlink(rig.disk, BP_SITE_NONE, path) == 0);
+    rig_remount(&rig);
+    CHECK_EQ_U64(rig_open(&rig), BP_DATA_LOSS);
+    rig_free(&rig);
+}
+
 /* ---- full disk, failing disk ----------------------------------------------------------------- */
 
 static void a_restart_on_a_full_disk_works(void) {
@@ -714,6 +750,26 @@ static void a_restart_on_a_full_disk_works(void) {
     CHECK_OK(rig_open(&rig), &rig.err);
     CHECK_EQ_U64(rig_verify(&rig), 22);
     rig_free(&rig);
+}
+
+/* Recovery gives up zeros of the newest segment there, which is no cut from outside. */
+static void a_crash_at_any_byte_of_a_restart_on_a_full_disk_repeats_it(void) {
+    for (uint64_t cut = 1; cut < 6000; cut += cut < 64 ? 1 : 41) {
+        struct rig rig;
+        rig_init(&rig, cut);
+        CHECK_OK(rig_open(&rig), &rig.err);
+        rig_append_to(&rig, 20);
+        bp_sim_set_capacity(rig.sim, BP_SEGMENT_SIZE_MIN + (256u << 10));
+        rig_power_cut(&rig, 1024);
+        for (int life = 0; life < 3; life++) {
+            bp_sim_cut_after_bytes(rig.sim, cut);
+            (void)rig_open(&rig);
+            rig_power_cut(&rig, (uint32_t)(rig_mix(cut + (uint64_t)life) % 1025));
+        }
+        CHECK_OK(rig_open(&rig), &rig.err);
+        CHECK_EQ_U64(rig_verify(&rig), 20);
+        rig_free(&rig);
+    }
 }
 
 static void a_disk_that_fails_in_recovery_is_an_error_that_leaves_all_as_it_was(void) {
@@ -797,7 +853,10 @@ int main(int argc, char **argv) {
     RUN(a_start_beyond_what_the_log_knows_synced_is_believed);
     RUN(a_missing_start_is_corruption);
     RUN(old_segments_are_opened_and_described);
+    RUN(a_newest_segment_cut_short_is_corruption);
+    RUN(a_newest_segment_that_is_gone_is_corruption);
     RUN(a_restart_on_a_full_disk_works);
+    RUN(a_crash_at_any_byte_of_a_restart_on_a_full_disk_repeats_it);
     RUN(a_disk_that_fails_in_recovery_is_an_error_that_leaves_all_as_it_was);
     RUN(a_copy_of_the_log_inside_a_value_is_no_log);
     TESTS_END;

@@ -17,6 +17,7 @@ static struct bp_segment_header sample(uint32_t id, int kind) {
         .previous_end = {.segment = id - 1, .offset = 4104},
         .previous_index = 99,
         .hardstate = {.term = 3, .vote = 4, .commit = 5},
+        .size = kind == BP_SEGMENT_LOG ? 65536 : 0,
     };
     memcpy(header.store_id, rig_store_id, 16);
     return header;
@@ -41,6 +42,7 @@ static void a_header_reads_as_it_was_written(void) {
         CHECK_EQ_U64(got.hardstate.term, 3);
         CHECK_EQ_U64(got.hardstate.vote, 4);
         CHECK_EQ_U64(got.hardstate.commit, 5);
+        CHECK_EQ_U64(got.size, header.size);
     }
 }
 

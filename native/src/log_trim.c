@@ -54,11 +54,10 @@ int bp_trim_check(struct bp_segments *segments, struct bp_segment *segment, stru
     }
     uint8_t mark[MARK], expected[MARK];
     uint32_t at = segment->size - MARK; /* a segment is never shorter than its header */
-    int rc = bp_disk_read(bp_segments_disk(segments), BP_SITE_RECOVER_READ, segment->fd, mark, MARK,
-                          at);
+    int rc =
+        bp_disk_read(bp_segments_disk(segments), BP_SITE_RECOVER_READ, segment->fd, mark, MARK, at);
     if (rc < 0) {
-        return bp_fail_io(err, rc, "cannot read the end of segment %08" PRIx32,
-                          segment->header.id);
+        return bp_fail_io(err, rc, "cannot read the end of segment %08" PRIx32, segment->header.id);
     }
     encode(segment, at, expected);
     if (memcmp(mark, expected, MARK) == 0) {

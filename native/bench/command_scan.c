@@ -45,13 +45,16 @@ static void free_worker(void *arg) {
     free(worker);
 }
 
-static bool step(void *arg) {
-    struct worker *worker = arg;
+/* How many keys a whole page may begin at. */
+static uint64_t starts(const struct settings *settings) {
+    return settings->keys > settings->limit ? settings->keys - settings->limit : 1;
+}
+
+static bool scan_from(struct worker *worker, uint64_t number) {
     const struct settings *settings = worker->shared->settings;
     struct bp_reply reply;
     struct bp_error error;
-    uint64_t starts = settings->keys > settings->limit ? settings->keys - settings->limit : 1;
-    workload_key(settings, rng_below(&worker->rng, starts), worker->key);
+    workload_key(settings, number, worker->key);
     worker->request.size = 0;
     bp_pb_bytes(&worker->request, 1, (struct bp_slice){worker->key, settings->key_size});
     bp_pb_uint(&worker->request, 4, settings->limit);
@@ -68,11 +71,29 @@ static bool step(void *arg) {
     return whole;
 }
 
+static bool step(void *arg) {
+    struct worker *worker = arg;
+    return scan_from(worker, rng_below(&worker->rng, starts(worker->shared->settings)));
+}
+
+/* Every key once, so that what the cache can hold is in it. */
+static bool scan_all(struct shared *shared) {
+    struct worker *worker = make(shared, 0);
+    bool good = worker != NULL;
+    for (uint64_t n = 0; good && n < starts(shared->settings); n += shared->settings->limit) {
+        good = scan_from(worker, n);
+    }
+    if (worker != NULL) {
+        free_worker(worker);
+    }
+    return good;
+}
+
 static int run(const struct settings *settings, struct shared *shared) {
     const struct worker_type type = {make, step, free_worker};
     struct team_result result;
     struct record record;
-    if (bench_fill(shared->store, settings, settings->order) != 0 ||
+    if (bench_fill(shared->store, settings, settings->order) != 0 || !scan_all(shared) ||
         !team_run(settings, &type, shared, &result)) {
         return 1;
     }
@@ -80,6 +101,7 @@ static int run(const struct settings *settings, struct shared *shared) {
     record_count(&record, "threads", settings->threads);
     record_count(&record, "keys", settings->keys);
     record_count(&record, "limit", settings->limit);
+    record_count(&record, "cache", settings->cache);
     record_number(&record, "ops_per_s", (double)result.operations / result.seconds, 0);
     record_number(&record, "keys_per_s",
                   (double)result.operations * settings->limit / result.seconds, 0);
@@ -95,6 +117,7 @@ int command_scan(const struct settings *settings) {
     struct bench_place place;
     struct bp_error error;
     bench_place(&place, settings, "scan");
+    place.options.value_cache_bytes = settings->cache;
     if (bp_open(&place.options, &shared.store, &error) != BP_OK) {
         return bench_fail("open", &error);
     }

@@ -40,7 +40,7 @@ static const struct option options[] = {
     {"batch", COUNT32, AT(batch), 1, 10000, "N     puts in one request (64)"},
     {"window", COUNT32, AT(window), 1, 1 << 20, "N     puts in flight (1024)"},
     {"cache", COUNT64, AT(cache), 0, UINT64_MAX / 4,
-     "B     value cache of get, read full first (the store's default)"},
+     "B     value cache of get and scan, read full first (the store's default)"},
     {"limit", COUNT32, AT(limit), 1, 10000, "N     keys of one scan (100)"},
     {"size", COUNT32, AT(size), 1, 1 << 24,
      "B     bytes of a raw write (384) or of a block (4096)"},

@@ -47,8 +47,8 @@ struct bp_options {
     uint64_t leases_max;           /* [1,000,000] */
     uint32_t watches_max;          /* [10,000] */
     uint64_t watch_lag_max;        /* [1,000,000] effects a watch may be behind */
-    uint32_t queue_max;            /* [65,536] open requests */
-    uint64_t queue_bytes_max;      /* [256 MiB] of open requests */
+    uint32_t queue_max;            /* [65,536] open requests, and answers not yet taken */
+    uint64_t queue_bytes_max;      /* [256 MiB] of open requests and replies not yet taken */
     uint64_t checkpoint_bytes;     /* [256 MiB] of log since the last one, at least */
     uint32_t clean_live_percent;   /* [50] */
     uint64_t disk_reserve;         /* [0: four segments + 1.25 x the newest checkpoint] */
@@ -139,13 +139,16 @@ void bp_queue_free(bp_queue *queue);
 /*
  * Submit one request of a KV method (numbers in native/src/wire.h) as its protobuf bytes; the
  * completion carries the reply's protobuf bytes. Bad requests and full queues fail at once and
- * complete nothing. `request` is copied. keyspace: 'u' for clients, 'o' objects, 's' system.
+ * complete nothing. A read whose reply would wait behind queue_bytes_max of others is QUEUE_FULL, a
+ * write then REPLY_TOO_LARGE: it was applied. `request` is copied. keyspace: 'u' for clients, 'o'
+ * objects, 's' system.
  */
 int bp_submit_wire(bp_store *store, bp_queue *queue, int method, uint8_t keyspace,
                    const void *request, uint64_t size, uint64_t cookie, struct bp_error *error);
 /*
  * The same for one Pipeline frame: one completion carrying the PipelineResponse when every op of
- * the frame is done.
+ * the frame is done. Fails at once only for a frame that is malformed, or when the queue is full
+ * now; whatever else goes wrong is a result of each op.
  */
 int bp_submit_frame(bp_store *store, bp_queue *queue, uint8_t keyspace, const void *frame,
                     uint64_t size, uint64_t cookie, struct bp_error *error);
@@ -210,7 +213,7 @@ int bp_scrub_next(bp_scrub *scrub, struct bp_finding *finding, uint64_t *bytes,
 void bp_scrub_free(bp_scrub *scrub);
 /*
  * A consistent snapshot as a stream of bytes (native/src/backup.h): each call fills up to `size`,
- * *n == 0 at the end.
+ * *n == 0 at the end. 16 at a time: RESOURCE_EXHAUSTED/QUEUE_FULL beyond.
  */
 int bp_backup_new(bp_store *store, bp_backup **backup, uint64_t *revision, struct bp_error *error);
 int bp_backup_next(bp_backup *backup, void *buffer, uint64_t size, uint64_t *n,
@@ -285,8 +288,6 @@ int bp_guard_enter(struct bp_guard *guard, uint32_t method, const uint8_t *token
                    struct bp_error *err);
 /* The call ended with `code` (an unknown one counts as INTERNAL). */
 void bp_guard_exit(struct bp_guard *guard, uint32_t method, int code, uint64_t latency_ns);
-/* Bytes that came and went beside the request given to enter: replies, messages of streams. */
-void bp_guard_add_bytes(struct bp_guard *guard, uint32_t method, uint64_t received, uint64_t sent);
 /* Who is this? false: nobody. For logs. */
 int bp_guard_identify(struct bp_guard *guard, const uint8_t *token_hash, char name[64],
                       uint32_t *scopes);
@@ -298,7 +299,6 @@ struct bp_guard_stats {
     uint64_t in_flight;
     uint64_t denied;    /* refused by enter; also in `codes` */
     uint64_t codes[17]; /* calls that ended, by status; codes[0] is OK */
-    uint64_t received_bytes, sent_bytes;
     uint64_t latency_sum_ns;
     uint64_t latency[18]; /* calls of bucket i: above bound i - 1, at most bound i */
 };

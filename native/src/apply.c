@@ -19,8 +19,8 @@
 #include <assert.h>
 #include <string.h>
 
+#include "apply_compare.h"
 #include "store.h"
-#include "value.h"
 
 /* Where a request's bytes lie in the log, so that a value's place can be told from its address. */
 struct origin {
@@ -54,95 +54,6 @@ const char *bp_apply_explain(int reason) {
     default:
         return "refused";
     }
-}
-
-/* ---- compares -------------------------------------------------------------------------------- */
-
-static bool holds(uint8_t operator, int order) {
-    switch (operator) {
-    case BP_EQUAL:
-        return order == 0;
-    case BP_NOT_EQUAL:
-        return order != 0;
-    case BP_GREATER:
-        return order > 0;
-    default:
-        return order < 0;
-    }
-}
-
-static int order_u64(uint64_t a, uint64_t b) { return a < b ? -1 : a > b; }
-
-/*
- * Stored value against the compare's. Equality is settled by size and CRC when they differ; only
- * equal ones, and orders, are read. A missing key has no value: every compare on it is false.
- */
-static int compare_value(struct bp_store *store, const struct bp_compare *compare,
-                         const struct bp_version *version, bool exists, bool *result,
-                         struct bp_error *err) {
-    *result = false;
-    if (!exists) {
-        return BP_OK;
-    }
-    bool equality = compare->operator == BP_EQUAL || compare->operator == BP_NOT_EQUAL;
-    bool differs =
-        version->value.size != compare->value.size || version->value.crc != compare->value_crc;
-    if (equality && differs) {
-        *result = compare->operator == BP_NOT_EQUAL;
-        return BP_OK;
-    }
-    uint32_t token = bp_epoch_enter(&store->epoch);
-    int code = bp_value_read(store->segments, &version->value, 0, version->value.size,
-                             store->apply_scratch, err);
-    bp_epoch_leave(&store->epoch, token);
-    if (code == BP_OK) {
-        struct bp_slice stored = {.data = store->apply_scratch, .size = version->value.size};
-        *result = holds(compare->operator, bp_slice_compare(stored, compare->value));
-    }
-    return code;
-}
-
-static int evaluate(struct bp_store *store, const struct bp_compare *compare, bool *result,
-                    struct bp_error *err) {
-    struct bp_version version = {0};
-    bool exists = bp_index_newest(store->index, compare->key, &version);
-    if (!exists) {
-        memset(&version, 0, sizeof version);
-    }
-    uint64_t actual = 0;
-    switch (compare->target) {
-    case BP_TARGET_VALUE:
-        return compare_value(store, compare, &version, exists, result, err);
-    case BP_TARGET_MOD:
-        actual = version.revision;
-        break;
-    case BP_TARGET_CREATE:
-        actual = version.create_revision;
-        break;
-    case BP_TARGET_VERSION:
-        actual = version.version;
-        break;
-    default:
-        actual = version.lease;
-        break;
-    }
-    *result = holds(compare->operator, order_u64(actual, compare->operand));
-    return BP_OK;
-}
-
-static int evaluate_all(struct bp_store *store, const struct bp_request *request, bool *result,
-                        struct bp_error *err) {
-    uint32_t at = request->compares_at;
-    *result = true;
-    for (uint32_t i = 0; i < request->n_compares && *result; i++) {
-        struct bp_compare compare;
-        bp_request_compare(request, &at, &compare);
-        int code = evaluate(store, &compare, result, err);
-        if (code != BP_OK) {
-            return code;
-        }
-    }
-    return BP_OK;
 }
 
 /* ---- writes ---------------------------------------------------------------------------------- */
@@ -263,8 +174,7 @@ static bool seen_before(struct bp_store *store, const struct bp_request *request
                                            .deleted = record->deleted,
                                            .lease = record->lease,
                                            .ttl_ms = record->ttl_ms,
-                                           .succeeded = record->succeeded,
-                                           .replayed = true};
+                                           .succeeded = record->succeeded};
     return true;
 }
 
@@ -274,7 +184,7 @@ static int apply_kv(struct bp_store *store, const struct bp_request *request, ui
         return BP_OK;
     }
     bool then;
-    int code = evaluate_all(store, request, &then, err);
+    int code = bp_apply_compares(store, request, &then, err);
     if (code != BP_OK) {
         return code;
     }

@@ -20,7 +20,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "crc32c.h"
 #include "store.h"
 #include "value.h"
 
@@ -93,7 +92,7 @@ static int take_cut(struct bp_backup *backup, struct bp_error *err) {
     header->compaction_revision = store->compaction_revision;
     header->made_ms = bp_disk_real_ns(store->disk) / 1000000;
     header->system = store->system;
-    int code = bp_pins_add(store, header->revision, &backup->pin, err);
+    int code = bp_pins_add(store, BP_PIN_READER, header->revision, &backup->pin, err);
     if (code != BP_OK) {
         return code;
     }
@@ -142,9 +141,8 @@ void bp_backup_free(struct bp_backup *backup) {
 /* ---- blocks --------------------------------------------------------------------------------- */
 
 static void begin_block(struct bp_backup *backup) {
-    backup->block.size = 0;
     backup->given = 0;
-    (void)bp_buffer_grow(&backup->block, BP_CKPT_BLOCK_HEADER);
+    bp_ckpt_block_begin(&backup->block);
 }
 
 static bool block_full(const struct bp_backup *backup) {
@@ -152,17 +150,12 @@ static bool block_full(const struct bp_backup *backup) {
 }
 
 static int end_block(struct bp_backup *backup, uint32_t section, struct bp_error *err) {
-    struct bp_buffer *block = &backup->block;
-    if (block->failed) {
+    struct bp_backup_totals *totals = &backup->totals;
+    if (!bp_ckpt_block_end(&backup->block, section, (uint32_t)totals->blocks, &totals->chain)) {
         return no_memory(err);
     }
-    uint32_t crc = bp_ckpt_block_finish(block->data, (uint32_t)(block->size - BP_CKPT_BLOCK_HEADER),
-                                        section, (uint32_t)backup->totals.blocks);
-    uint8_t bytes[4];
-    bp_put_u32(bytes, crc);
-    backup->totals.chain = bp_crc32c(backup->totals.chain, bytes, sizeof bytes);
-    backup->totals.blocks++;
-    backup->offset += block->size;
+    totals->blocks++;
+    backup->offset += backup->block.size;
     return BP_OK;
 }
 

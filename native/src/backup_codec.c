@@ -9,7 +9,8 @@
 #include "limits.h"
 #include "ops.h"
 
-static const uint8_t magic[8] = {'B', 'P', 'B', 'A', 'C', 'K', 'U', 'P'};
+static const struct bp_ckpt_head head = {.magic = {'B', 'P', 'B', 'A', 'C', 'K', 'U', 'P'},
+                                         .format = BP_BACKUP_FORMAT};
 
 void bp_backup_header_encode(const struct bp_backup_header *header, struct bp_buffer *out) {
     uint8_t config[BP_CONFIG_SIZE_MAX];
@@ -18,10 +19,7 @@ void bp_backup_header_encode(const struct bp_backup_header *header, struct bp_bu
     if (p == NULL) {
         return;
     }
-    memcpy(p, magic, 8);
-    bp_put_u32(p + 8, BP_BACKUP_FORMAT);
-    bp_put_u32(p + 12, 0);
-    memcpy(p + 16, header->store_id, 16);
+    bp_ckpt_head_put(&head, header->store_id, p);
     bp_put_u64(p + 32, header->revision);
     bp_put_u64(p + 40, header->compaction_revision);
     bp_put_u64(p + 48, header->made_ms);
@@ -31,22 +29,18 @@ void bp_backup_header_encode(const struct bp_backup_header *header, struct bp_bu
 int bp_backup_header_decode(struct bp_slice payload, struct bp_backup_header *header,
                             uint32_t *format) {
     const uint8_t *p = payload.data;
-    if (payload.size < 12 || memcmp(p, magic, 8) != 0) {
-        return BP_DATA_LOSS;
-    }
-    *format = bp_get_u32(p + 8); /* before the size: a newer format may have another */
-    if (*format > BP_BACKUP_FORMAT) {
-        return BP_FAILED_PRECONDITION;
+    int code = bp_ckpt_head_check(&head, payload, format, header->store_id);
+    if (code != BP_OK) {
+        return code;
     }
     int cause;
-    if (payload.size < BP_BACKUP_HEADER_SIZE || *format == 0 || bp_get_u32(p + 12) != 0 ||
+    if (payload.size < BP_BACKUP_HEADER_SIZE ||
         payload.size - BP_BACKUP_HEADER_SIZE > BP_CONFIG_SIZE_MAX ||
         !bp_system_decode(p + BP_BACKUP_HEADER_SIZE,
                           (uint32_t)(payload.size - BP_BACKUP_HEADER_SIZE), &header->system,
                           &cause)) {
         return BP_DATA_LOSS;
     }
-    memcpy(header->store_id, p + 16, 16);
     header->revision = bp_get_u64(p + 32);
     header->compaction_revision = bp_get_u64(p + 40);
     header->made_ms = bp_get_u64(p + 48);

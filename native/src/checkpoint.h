@@ -124,6 +124,23 @@ uint64_t bp_ckpt_block_size(const uint8_t *header);
 /* `block` is a whole block with room for the header in front; fills that in and returns the CRC. */
 uint32_t bp_ckpt_block_finish(uint8_t *block, uint32_t payload_size, uint32_t section,
                               uint32_t number);
+/*
+ * The same for a payload that grows in a buffer, behind the header's room. `end` goes on with the
+ * CRC over all blocks' CRCs in *chain; false: no memory, or more than a block can say.
+ */
+void bp_ckpt_block_begin(struct bp_buffer *block);
+bool bp_ckpt_block_end(struct bp_buffer *block, uint32_t section, uint32_t number, uint32_t *chain);
+
+/* How a checkpoint and a backup begin: 0 magic[8]  8 u32 format  12 u32 zero  16 store id[16] */
+#define BP_CKPT_HEAD_SIZE 32u
+struct bp_ckpt_head {
+    uint8_t magic[8];
+    uint32_t format; /* the newest that is known */
+};
+void bp_ckpt_head_put(const struct bp_ckpt_head *head, const uint8_t store_id[16], uint8_t *p);
+/* DATA_LOSS, or FAILED_PRECONDITION for a newer *format. */
+int bp_ckpt_head_check(const struct bp_ckpt_head *head, struct bp_slice payload, uint32_t *format,
+                       uint8_t store_id[16]);
 
 void bp_ckpt_header_encode(const struct bp_ckpt_header *header, struct bp_buffer *out);
 /* FORMAT_UNSUPPORTED for a newer format, else DATA_LOSS; no message, the caller knows the file. */
@@ -215,5 +232,24 @@ void bp_ckpt_path(const char *dir, uint64_t number, bool tmp, char path[BP_CKPT_
 /* Numbers of all NAME.ckpt files, descending, malloc'ed. */
 int bp_ckpt_list(struct bp_disk *disk, const char *dir, uint64_t **numbers, uint32_t *n,
                  struct bp_error *err);
+
+/* ---- checkpoint_aside.c: those that could not be used ---------------------------------------- */
+
+struct bp_store;
+struct bp_ckpt_aside {
+    uint64_t *numbers; /* owned */
+    uint32_t n;        /* of them were set aside */
+};
+/*
+ * After bp_checkpoint_load and before the log is opened: those newer than the one loaded lose their
+ * name, durably. On failure nothing has changed.
+ */
+int bp_checkpoint_set_aside(struct bp_store *store, struct bp_ckpt_aside *aside,
+                            struct bp_error *err);
+/* The log was refused: they have their names again. Best effort. */
+void bp_checkpoint_put_back(struct bp_store *store, struct bp_ckpt_aside *aside);
+void bp_ckpt_aside_free(struct bp_ckpt_aside *aside);
+/* None could be used, and the log did without: all of them go, durably. */
+int bp_checkpoint_discard_all(struct bp_store *store, struct bp_error *err);
 
 #endif

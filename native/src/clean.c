@@ -350,6 +350,15 @@ static bool reap(struct bp_store *store, struct bp_cleaner *cleaner) {
     return false;
 }
 
+static bool is_stopped(const struct bp_store *store) {
+    return atomic_load(&store->poisoned) || atomic_load(&store->damaged);
+}
+
+bool bp_clean_reap(struct bp_store *store) {
+    struct bp_cleaner *cleaner = cleaner_of(store);
+    return cleaner != NULL && !is_stopped(store) && reap(store, cleaner);
+}
+
 /* ---- waiting for a checkpoint ---------------------------------------------------------------- */
 
 /* Log segments below this could go after the next two checkpoints. */
@@ -434,7 +443,7 @@ static bool work(struct bp_store *store, struct bp_cleaner *cleaner) {
 
 int bp_clean_step(struct bp_store *store) {
     struct bp_cleaner *cleaner = cleaner_of(store);
-    if (cleaner == NULL || atomic_load(&store->poisoned) || atomic_load(&store->damaged)) {
+    if (cleaner == NULL || is_stopped(store)) {
         return 0;
     }
     cleaner->worked = false;

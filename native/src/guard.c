@@ -38,7 +38,7 @@ struct table {
 
 struct method {
     _Alignas(64) _Atomic uint64_t in_flight;
-    _Atomic uint64_t denied, received, sent, latency_sum;
+    _Atomic uint64_t denied, latency_sum;
     _Atomic uint64_t codes[BP_GUARD_CODES];
     _Atomic uint64_t latency[BP_GUARD_BUCKETS];
     _Atomic uint64_t request_max;
@@ -298,7 +298,6 @@ int bp_guard_enter(struct bp_guard *guard, uint32_t method, const uint8_t *token
         return code;
     }
     add(&m->in_flight, 1);
-    add(&m->received, request_bytes);
     return BP_OK;
 }
 
@@ -326,14 +325,6 @@ void bp_guard_exit(struct bp_guard *guard, uint32_t method, int code, uint64_t l
     (void)before;
 }
 
-void bp_guard_add_bytes(struct bp_guard *guard, uint32_t method, uint64_t received, uint64_t sent) {
-    struct method *m = find_method(guard, method);
-    if (m != NULL) {
-        add(&m->received, received);
-        add(&m->sent, sent);
-    }
-}
-
 /* ---- counters ------------------------------------------------------------------------------- */
 
 int bp_guard_snapshot(const struct bp_guard *guard, uint32_t method, struct bp_guard_stats *stats) {
@@ -345,8 +336,6 @@ int bp_guard_snapshot(const struct bp_guard *guard, uint32_t method, struct bp_g
     stats->scope = atomic_load_explicit(&m->scope, memory_order_relaxed);
     stats->in_flight = get(&m->in_flight);
     stats->denied = get(&m->denied);
-    stats->received_bytes = get(&m->received);
-    stats->sent_bytes = get(&m->sent);
     stats->latency_sum_ns = get(&m->latency_sum);
     for (uint32_t i = 0; i < BP_GUARD_CODES; i++) {
         stats->codes[i] = get(&m->codes[i]);

@@ -2,7 +2,7 @@
  * The index (index.h): what the applier changes and what single look-ups see.
  *
  *   put      allocate all -> leaf locked: newest version moves to the list, the new one is written
- *            -> lease lists -> history
+ *            -> lease lists -> stamp -> history
  *   delete   the same with a tombstone
  *   get      couple down, leaf shared: copy out one version
  *
@@ -27,7 +27,9 @@ struct bp_index *bp_index_new(const struct bp_index_hooks *hooks) {
     }
     bp_slab_init(&index->slab);
     bp_attachments_init(&index->leases, &index->slab);
-    if (bp_history_init(&index->history) != 0) {
+    index->stamps = calloc(BP_STAMPS, sizeof *index->stamps); /* touched as keys change */
+    if (index->stamps == NULL || bp_history_init(&index->history) != 0) {
+        free((void *)index->stamps);
         free(index);
         return NULL;
     }
@@ -44,6 +46,7 @@ void bp_index_free(struct bp_index *index) {
     }
     bp_history_destroy(&index->history);
     bp_slab_destroy(&index->slab); /* nodes, items, versions and lease lists all lie in it */
+    free((void *)index->stamps);
     free(index);
 }
 
@@ -59,7 +62,8 @@ void bp_index_get_stats(const struct bp_index *index, struct bp_index_stats *sta
         .keys = counter(&c->keys),
         .items = counter(&c->items),
         .versions = counter(&c->versions),
-        .memory_bytes = sizeof *index + bp_slab_bytes(&index->slab),
+        .memory_bytes =
+            sizeof *index + BP_STAMPS * sizeof index->stamps[0] + bp_slab_bytes(&index->slab),
         .history_effects = effects - trimmed_effects,
         .history_memory_bytes = bp_slab_bytes(&index->history.slab),
         .history_value_bytes = counter(&c->history_value_bytes),
@@ -155,26 +159,35 @@ static void supersede(struct bp_index *index, struct bp_leaf *leaf, struct bp_it
 }
 
 /*
- * The bookkeeping of one change: counters, hash, history. `previous` is a live version or has
+ * The bookkeeping of one change: stamp, counters, hash, history. `previous` is a live version or has
  * version 0.
  */
-static void account(struct bp_index *index, struct bp_item *item, const struct bp_version *previous,
-                    const struct bp_version *version) {
+static void account(struct bp_index *index, const struct bp_key_hash *key, struct bp_item *item,
+                    const struct bp_version *previous, const struct bp_version *version) {
     struct bp_counters *c = &index->counters;
-    struct bp_key_hash key = bp_hash_key(bp_item_key(item));
+    /* Before the revision is published (release): a reader of that revision finds the stamp. */
+    atomic_store_explicit(bp_stamp_of(index, key->lane[0]), version->revision,
+                          memory_order_relaxed);
     bp_counter_add(&c->versions, 1);
     if (previous->version != 0) {
-        bp_hash_sub(index->hash, &key, previous);
+        bp_hash_sub(index->hash, key, previous);
         bp_counter_sub(&c->keys, 1);
         bp_counter_sub(&c->live_value_bytes, previous->value.size);
         bp_counter_add(&c->history_value_bytes, previous->value.size);
     }
     if (version->version != 0) {
-        bp_hash_add(index->hash, &key, version);
+        bp_hash_add(index->hash, key, version);
         bp_counter_add(&c->keys, 1);
         bp_counter_add(&c->live_value_bytes, version->value.size);
     }
     bp_history_push(&index->history, version->revision, item);
+}
+
+/* The key's hash; its stamp is asked for, so that writing it does not wait. */
+static struct bp_key_hash hash_ahead(const struct bp_index *index, struct bp_slice key) {
+    struct bp_key_hash hash = bp_hash_key(key);
+    __builtin_prefetch((const void *)bp_stamp_of(index, hash.lane[0]), 1);
+    return hash;
 }
 
 static int out_of_memory(struct bp_error *err) {
@@ -214,6 +227,7 @@ int bp_index_put(struct bp_index *index, struct bp_slice key, uint64_t revision,
     bool found;
     previous = previous != NULL ? previous : &none;
     memset(previous, 0, sizeof *previous);
+    const struct bp_key_hash hash = hash_ahead(index, key);
     bp_tree_descend(index, key, &path);
     uint32_t at = bp_leaf_search(path.leaf, key, &found);
     struct bp_item *item = found ? path.leaf->items[at] : NULL;
@@ -238,7 +252,7 @@ int bp_index_put(struct bp_index *index, struct bp_slice key, uint64_t revision,
             return out_of_memory(err);
         }
     }
-    account(index, item, previous, &version);
+    account(index, &hash, item, previous, &version);
     return BP_OK;
 }
 
@@ -250,6 +264,7 @@ int bp_index_delete(struct bp_index *index, struct bp_slice key, uint64_t revisi
     bool found;
     previous = previous != NULL ? previous : &none;
     memset(previous, 0, sizeof *previous);
+    const struct bp_key_hash hash = hash_ahead(index, key);
     bp_tree_descend(index, key, &path);
     uint32_t at = bp_leaf_search(path.leaf, key, &found);
     struct bp_item *item = found ? path.leaf->items[at] : NULL;
@@ -262,7 +277,7 @@ int bp_index_delete(struct bp_index *index, struct bp_slice key, uint64_t revisi
         return -1;
     }
     supersede(index, path.leaf, item, &tombstone, &change);
-    account(index, item, previous, &tombstone);
+    account(index, &hash, item, previous, &tombstone);
     return 1;
 }
 
@@ -307,6 +322,12 @@ bool bp_index_next_live(const struct bp_index *index, struct bp_slice start, str
 }
 
 /* ---- look-ups of any thread ------------------------------------------------------------------ */
+
+uint64_t bp_index_key_hash(struct bp_slice key) { return bp_hash_key_lane(key); }
+
+uint64_t bp_index_changed(const struct bp_index *index, uint64_t hash) {
+    return atomic_load_explicit(bp_stamp_of(index, hash), memory_order_relaxed);
+}
 
 bool bp_index_get(const struct bp_index *index, struct bp_slice key, uint64_t revision,
                   struct bp_version *version) {

@@ -17,6 +17,9 @@
  * and copies out what it needs (versions are plain values); a visitor runs under the leaf's lock
  * and must only copy. Lock order: history, then nodes top-down.
  *
+ * Stamps say, by a hash of the key, how lately a key may have changed: with one, a reader that
+ * remembers the newest version of a key knows whether it still is (value_rows.h).
+ *
  * A version is visible at revision R when it is the newest of its key with revision <= R; a
  * tombstone hides the key. Nothing is visible to readers at R before the applier publishes R
  * (store.h): a request's effects appear together.
@@ -148,6 +151,14 @@ bool bp_index_relocate(struct bp_index *index, struct bp_slice key, uint64_t rev
 
 /* ---- readers --------------------------------------------------------------------------------- */
 
+/* What the stamps go by; of no other meaning. */
+uint64_t bp_index_key_hash(struct bp_slice key);
+/*
+ * No lower than the newest revision that changed a key of this hash (keys share stamps). Stamped
+ * before the revision is published: whoever reads it after a published revision knows of all
+ * changes up to that one. For the thread that took the view.
+ */
+uint64_t bp_index_changed(const struct bp_index *index, uint64_t hash);
 /* Visible version at `revision`; false when there is none. */
 bool bp_index_get(const struct bp_index *index, struct bp_slice key, uint64_t revision,
                   struct bp_version *version);

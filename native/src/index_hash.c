@@ -24,24 +24,25 @@ static inline uint64_t fold(uint64_t a, uint64_t b) {
     return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
-struct bp_key_hash bp_hash_key(struct bp_slice key) {
-    struct bp_key_hash hash;
-    for (int i = 0; i < 2; i++) {
-        const uint64_t *k = hash_constants[i];
-        uint64_t h = fold((uint64_t)key.size ^ k[0], k[1]);
-        size_t at = 0;
-        for (; at + 16 <= key.size; at += 16) {
-            h = fold(bp_get_u64(key.data + at) ^ k[1], bp_get_u64(key.data + at + 8) ^ h ^ k[2]);
-        }
-        if (at <
-            key.size) { /* the rest, padded with zeros; the size above tells padding from zeros */
-            uint8_t rest[16] = {0};
-            memcpy(rest, key.data + at, key.size - at);
-            h = fold(bp_get_u64(rest) ^ k[1], bp_get_u64(rest + 8) ^ h ^ k[2]);
-        }
-        hash.lane[i] = h;
+static inline uint64_t key_lane(struct bp_slice key, int lane) {
+    const uint64_t *k = hash_constants[lane];
+    uint64_t h = fold((uint64_t)key.size ^ k[0], k[1]);
+    size_t at = 0;
+    for (; at + 16 <= key.size; at += 16) {
+        h = fold(bp_get_u64(key.data + at) ^ k[1], bp_get_u64(key.data + at + 8) ^ h ^ k[2]);
     }
-    return hash;
+    if (at < key.size) { /* the rest, padded with zeros; the size above tells padding from zeros */
+        uint8_t rest[16] = {0};
+        memcpy(rest, key.data + at, key.size - at);
+        h = fold(bp_get_u64(rest) ^ k[1], bp_get_u64(rest + 8) ^ h ^ k[2]);
+    }
+    return h;
+}
+
+uint64_t bp_hash_key_lane(struct bp_slice key) { return key_lane(key, 0); }
+
+struct bp_key_hash bp_hash_key(struct bp_slice key) {
+    return (struct bp_key_hash){.lane = {key_lane(key, 0), key_lane(key, 1)}};
 }
 
 static inline uint64_t term(const struct bp_key_hash *key, const struct bp_version *v, int lane) {

@@ -270,18 +270,31 @@ struct bp_counters {
     _Atomic uint64_t keys, items, versions, key_bytes, live_value_bytes, history_value_bytes;
 };
 
+/*
+ * The newest revision at which any of the keys that share the stamp changed. Few enough to stay in
+ * the processor's caches, many enough that a row of the value cache outlives writes to other keys.
+ */
+enum { BP_STAMPS = 1 << 18 };
+
 struct bp_index {
     bp_rw_lock root_lock; /* guards root */
     struct bp_node *root;
-    uint8_t apart[48]; /* readers write the line above, the applier those below */
+    uint8_t apart[48]; /* readers write the line above */
 
     struct bp_index_hooks hooks;
+    _Atomic uint64_t *stamps; /* BP_STAMPS of them; the applier stores */
+    uint8_t between[40];      /* nobody writes the line above, the applier those below */
+
     uint64_t hash[2];
     struct bp_slab slab;
     struct bp_attachments leases;
     struct bp_history history;
     struct bp_counters counters;
 };
+
+static inline _Atomic uint64_t *bp_stamp_of(const struct bp_index *index, uint64_t hash) {
+    return &index->stamps[hash & (BP_STAMPS - 1)];
+}
 
 /* Only the applier changes counters, so these are no read-modify-write instructions. */
 static inline void bp_counter_add(_Atomic uint64_t *counter, uint64_t n) {
@@ -391,6 +404,8 @@ struct bp_key_hash {
 };
 
 struct bp_key_hash bp_hash_key(struct bp_slice key);
+/* The first lane of it alone. */
+uint64_t bp_hash_key_lane(struct bp_slice key);
 /* Add to, or take from, `sum` the term of one live version. */
 void bp_hash_add(uint64_t sum[2], const struct bp_key_hash *key, const struct bp_version *version);
 void bp_hash_sub(uint64_t sum[2], const struct bp_key_hash *key, const struct bp_version *version);

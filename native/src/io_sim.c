@@ -1,221 +1,40 @@
 /*
- * The simulated machine: a disk in memory, a clock that only the test moves, and a plug to pull.
+ * bp_io on the simulated machine (sim_machine.c): a disk in memory and a clock that only the test
+ * moves.
  *
  *   bp_io ---> handles ---> sim_tree (names) ---> sim_file (sectors)
  *      |
  *      +--- powered? --no--> -EIO, everything, until bp_sim_power_cut() turns it on again
  *
- *   writes    ....................|     bp_sim_cut_after_bytes(n): the n-th byte from now is lost,
- *                              n-1 n    the write that holds it torn there, and the machine off
- *
  * Handles do not survive a cut: their numbers start where the last life's ended, so a stale one is
- * -EBADF, never another file. Everything random comes from the seed: one stream for bp_io's random,
- * another for the cuts, so that a workload that draws more numbers still meets the same cut.
+ * -EBADF, never another file.
  *
- * Invariants: `lock` guards every field; callbacks (list) run without it; cut_left is meaningful
- * only while cut_armed.
+ * Invariants: `lock` guards every field; callbacks (list) run without it.
  */
-#include "io.h"
-#include "sim_tree.h"
-
 #include <errno.h>
-#include <pthread.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "sim_machine.h"
+
 enum { SIM_IOV_MAX = 1024 };
-static const uint64_t boot_ns_at_start = 1000000000u;
 static const uint64_t real_ns_at_boot = 1704067200u * (uint64_t)1000000000u; /* 2024-01-01 */
 static const uint64_t space_without_limit = (uint64_t)1 << 40;
-
-struct handle {
-    bool used;
-    bool writable;
-    bool locked;
-    uint32_t node;
-};
-
-struct bp_sim {
-    pthread_mutex_t lock;
-    struct bp_sim_tree tree;
-    struct handle *handles;
-    uint32_t handle_count, handle_room;
-    int first_handle; /* the number of handles[0] in this life */
-    bool powered;
-    bool cut_armed;
-    bool sync_lies;
-    uint64_t cut_left; /* bytes that may still be written before the cut */
-    uint64_t capacity; /* bytes, 0 none */
-    uint64_t boot_ns;
-    uint64_t random_state; /* of bp_io's random */
-    uint64_t cut_state;    /* of the cuts */
-    uint64_t bytes_written;
-    uint64_t sync_count;
-};
-
-/* ---- the machine ---------------------------------------------------------------------------- */
-
-struct bp_sim *bp_sim_new(uint64_t seed) {
-    struct bp_sim *sim = calloc(1, sizeof *sim);
-    if (sim == NULL) {
-        return NULL;
-    }
-    if (pthread_mutex_init(&sim->lock, NULL) != 0) {
-        free(sim);
-        return NULL;
-    }
-    bp_sim_tree_init(&sim->tree);
-    sim->powered = true;
-    sim->first_handle = 3; /* as a process finds it */
-    sim->boot_ns = boot_ns_at_start;
-    sim->random_state = seed;
-    sim->cut_state = bp_sim_random(&seed);
-    return sim;
-}
-
-void bp_sim_free(struct bp_sim *sim) {
-    if (sim != NULL) {
-        bp_sim_tree_drop(&sim->tree);
-        free(sim->handles);
-        pthread_mutex_destroy(&sim->lock);
-        free(sim);
-    }
-}
-
-/* Reading functions lock too, so they need the mutex of a const machine. */
-static struct bp_sim *lock(const struct bp_sim *sim) {
-    struct bp_sim *locked = (struct bp_sim *)(uintptr_t)sim;
-    pthread_mutex_lock(&locked->lock);
-    return locked;
-}
-
-static void unlock(struct bp_sim *sim) { pthread_mutex_unlock(&sim->lock); }
-
-struct bp_sim *bp_sim_clone(const struct bp_sim *original, uint64_t seed) {
-    struct bp_sim *copy = bp_sim_new(seed);
-    if (copy == NULL) {
-        return NULL;
-    }
-    struct bp_sim *sim = lock(original);
-    int result = bp_sim_tree_clone(&sim->tree, &copy->tree);
-    copy->powered = sim->powered;
-    copy->sync_lies = sim->sync_lies;
-    copy->capacity = sim->capacity;
-    copy->boot_ns = sim->boot_ns;
-    unlock(sim);
-    if (result != 0) {
-        bp_sim_free(copy);
-        return NULL;
-    }
-    return copy;
-}
-
-void bp_sim_advance_ns(struct bp_sim *sim, uint64_t ns) {
-    lock(sim);
-    sim->boot_ns += ns;
-    unlock(sim);
-}
-
-void bp_sim_power_cut(struct bp_sim *sim, uint32_t keep_per_1024) {
-    lock(sim);
-    sim->first_handle += (int)sim->handle_count;
-    sim->handle_count = 0;
-    bp_sim_tree_cut(&sim->tree, keep_per_1024, &sim->cut_state);
-    sim->cut_armed = false;
-    sim->powered = true;
-    unlock(sim);
-}
-
-void bp_sim_cut_after_bytes(struct bp_sim *sim, uint64_t bytes) {
-    lock(sim);
-    sim->cut_armed = bytes > 0;
-    sim->cut_left = bytes > 0 ? bytes - 1 : 0;
-    unlock(sim);
-}
-
-void bp_sim_set_capacity(struct bp_sim *sim, uint64_t bytes) {
-    lock(sim);
-    sim->capacity = bytes;
-    unlock(sim);
-}
-
-void bp_sim_set_sync_lies(struct bp_sim *sim, int lies) {
-    lock(sim);
-    sim->sync_lies = lies != 0;
-    unlock(sim);
-}
-
-uint64_t bp_sim_bytes_written(const struct bp_sim *original) {
-    struct bp_sim *sim = lock(original);
-    uint64_t bytes = sim->bytes_written;
-    unlock(sim);
-    return bytes;
-}
-
-uint64_t bp_sim_sync_count(const struct bp_sim *original) {
-    struct bp_sim *sim = lock(original);
-    uint64_t count = sim->sync_count;
-    unlock(sim);
-    return count;
-}
-
-/* ---- the test's own look at files ----------------------------------------------------------- */
-
-/* The file readers find under a path, or NULL. Under `lock`. */
-static struct bp_sim_file *file_at(struct bp_sim *sim, const char *path) {
-    char inner[BP_SIM_PATH_MAX];
-    if (bp_sim_path(path, inner) != 0) {
-        return NULL;
-    }
-    uint32_t node = bp_sim_tree_find(&sim->tree, inner);
-    return node == BP_SIM_NONE || sim->tree.nodes[node].is_dir ? NULL : &sim->tree.nodes[node].file;
-}
-
-int bp_sim_flip(struct bp_sim *sim, const char *path, uint64_t offset, unsigned bit) {
-    lock(sim);
-    struct bp_sim_file *file = file_at(sim, path);
-    int result = file == NULL ? -ENOENT : bp_sim_file_flip(file, offset, bit);
-    unlock(sim);
-    return result;
-}
-
-int bp_sim_file_size(const struct bp_sim *original, const char *path, uint64_t *size) {
-    struct bp_sim *sim = lock(original);
-    const struct bp_sim_file *file = file_at(sim, path);
-    if (file != NULL) {
-        *size = file->size;
-    }
-    unlock(sim);
-    return file == NULL ? -ENOENT : 0;
-}
-
-int bp_sim_read_file(const struct bp_sim *original, const char *path, void *buf, size_t n,
-                     uint64_t offset) {
-    struct bp_sim *sim = lock(original);
-    const struct bp_sim_file *file = file_at(sim, path);
-    int result = file == NULL ? -ENOENT : 0;
-    if (file != NULL && bp_sim_file_read(file, buf, n, offset) != n) {
-        result = -ERANGE;
-    }
-    unlock(sim);
-    return result;
-}
 
 /* ---- handles -------------------------------------------------------------------------------- */
 
 /* Every bp_io function: lock, and fail while the power is off. */
 static int enter(struct bp_sim *sim) {
-    lock(sim);
+    bp_sim_lock(sim);
     return sim->powered ? 0 : -EIO;
 }
 
 /* Under `lock`. */
-static struct handle *handle_of(struct bp_sim *sim, int fd) {
+static struct bp_sim_handle *handle_of(struct bp_sim *sim, int fd) {
     if (fd < sim->first_handle || (uint32_t)(fd - sim->first_handle) >= sim->handle_count) {
         return NULL;
     }
-    struct handle *handle = &sim->handles[fd - sim->first_handle];
+    struct bp_sim_handle *handle = &sim->handles[fd - sim->first_handle];
     return handle->used ? handle : NULL;
 }
 
@@ -227,7 +46,7 @@ static int handle_make(struct bp_sim *sim, uint32_t node, bool writable) {
     }
     if (i == sim->handle_room) {
         uint32_t room = sim->handle_room * 2 + 8;
-        struct handle *handles = realloc(sim->handles, room * sizeof *handles);
+        struct bp_sim_handle *handles = realloc(sim->handles, room * sizeof *handles);
         if (handles == NULL) {
             return -ENOMEM;
         }
@@ -235,7 +54,7 @@ static int handle_make(struct bp_sim *sim, uint32_t node, bool writable) {
         sim->handle_room = room;
     }
     sim->handle_count += i == sim->handle_count;
-    sim->handles[i] = (struct handle){.used = true, .writable = writable, .node = node};
+    sim->handles[i] = (struct bp_sim_handle){.used = true, .writable = writable, .node = node};
     sim->tree.nodes[node].handles++;
     return sim->first_handle + (int)i;
 }
@@ -249,7 +68,7 @@ static struct bp_sim_file *enter_file(struct bp_sim *sim, int fd, bool writing, 
     if (*result != 0) {
         return NULL;
     }
-    const struct handle *handle = handle_of(sim, fd);
+    const struct bp_sim_handle *handle = handle_of(sim, fd);
     if (handle == NULL || (writing && !handle->writable)) {
         *result = -EBADF;
         return NULL;
@@ -294,19 +113,20 @@ static int sim_open(void *ctx, const char *path, int flags) {
     if (result == 0) {
         result = open_locked(sim, path, flags);
     }
-    unlock(sim);
+    bp_sim_unlock(sim);
     return result;
 }
 
 static int sim_close(void *ctx, int fd) {
-    struct bp_sim *sim = lock(ctx); /* also without power: a dying process closes its files */
-    struct handle *handle = handle_of(sim, fd);
+    struct bp_sim *sim =
+        bp_sim_lock(ctx); /* also without power: a dying process closes its files */
+    struct bp_sim_handle *handle = handle_of(sim, fd);
     if (handle != NULL) {
         handle->used = false;
         sim->tree.nodes[handle->node].handles--;
         bp_sim_tree_collect(&sim->tree);
     }
-    unlock(sim);
+    bp_sim_unlock(sim);
     return handle == NULL ? -EBADF : 0;
 }
 
@@ -315,7 +135,7 @@ static ssize_t sim_pread(void *ctx, int fd, void *buf, size_t n, uint64_t offset
     int result;
     const struct bp_sim_file *file = enter_file(sim, fd, false, &result);
     ssize_t got = file == NULL ? result : (ssize_t)bp_sim_file_read(file, buf, n, offset);
-    unlock(sim);
+    bp_sim_unlock(sim);
     return got;
 }
 
@@ -372,7 +192,7 @@ static ssize_t sim_pwritev(void *ctx, int fd, const struct iovec *iov, int n, ui
     int result;
     struct bp_sim_file *file = enter_file(sim, fd, true, &result);
     ssize_t wrote = file == NULL ? result : pwritev_locked(sim, file, iov, n, offset);
-    unlock(sim);
+    bp_sim_unlock(sim);
     return wrote;
 }
 
@@ -386,7 +206,7 @@ static int sim_datasync(void *ctx, int fd) {
             bp_sim_file_sync(file);
         }
     }
-    unlock(sim);
+    bp_sim_unlock(sim);
     return result;
 }
 
@@ -397,7 +217,7 @@ static int sim_allocate(void *ctx, int fd, uint64_t size) {
     if (file != NULL) {
         result = size > INT64_MAX ? -EFBIG : bp_sim_file_allocate(file, size, budget(sim));
     }
-    unlock(sim);
+    bp_sim_unlock(sim);
     return result;
 }
 
@@ -408,7 +228,7 @@ static int sim_truncate(void *ctx, int fd, uint64_t size) {
     if (file != NULL) {
         result = size > INT64_MAX ? -EFBIG : bp_sim_file_resize(file, size);
     }
-    unlock(sim);
+    bp_sim_unlock(sim);
     return result;
 }
 
@@ -419,17 +239,17 @@ static int sim_size(void *ctx, int fd, uint64_t *size) {
     if (file != NULL) {
         *size = file->size;
     }
-    unlock(sim);
+    bp_sim_unlock(sim);
     return result;
 }
 
 static int lock_locked(struct bp_sim *sim, int fd) {
-    struct handle *handle = handle_of(sim, fd);
+    struct bp_sim_handle *handle = handle_of(sim, fd);
     if (handle == NULL) {
         return -EBADF;
     }
     for (uint32_t i = 0; i < sim->handle_count; i++) {
-        const struct handle *other = &sim->handles[i];
+        const struct bp_sim_handle *other = &sim->handles[i];
         if (other != handle && other->used && other->locked && other->node == handle->node) {
             return -EWOULDBLOCK;
         }
@@ -444,7 +264,7 @@ static int sim_lock(void *ctx, int fd) {
     if (result == 0) {
         result = lock_locked(sim, fd);
     }
-    unlock(sim);
+    bp_sim_unlock(sim);
     return result;
 }
 
@@ -474,7 +294,7 @@ static int sim_rename(void *ctx, const char *from, const char *to) {
     if (result == 0) {
         result = bp_sim_tree_rename(&sim->tree, source, target);
     }
-    unlock(sim);
+    bp_sim_unlock(sim);
     return result;
 }
 
@@ -485,7 +305,7 @@ static int sim_unlink(void *ctx, const char *path) {
     if (result == 0) {
         result = bp_sim_tree_unlink(&sim->tree, inner);
     }
-    unlock(sim);
+    bp_sim_unlock(sim);
     return result;
 }
 
@@ -504,7 +324,7 @@ static int sim_mkdir(void *ctx, const char *path) {
     if (result == 0) {
         result = mkdir_locked(sim, inner);
     }
-    unlock(sim);
+    bp_sim_unlock(sim);
     return result;
 }
 
@@ -518,7 +338,7 @@ static int sim_sync_dir(void *ctx, const char *path) {
     if (result == 0 && !sim->sync_lies) {
         bp_sim_tree_sync(&sim->tree, inner);
     }
-    unlock(sim);
+    bp_sim_unlock(sim);
     return result;
 }
 
@@ -539,7 +359,7 @@ static int sim_list(void *ctx, const char *path, int (*each)(void *arg, const ch
             more = next != NULL;
             memcpy(name, more ? next : "", more ? strlen(next) + 1 : 1);
         }
-        unlock(sim);
+        bp_sim_unlock(sim);
         if (more) {
             result = each(arg, name);
         }
@@ -556,23 +376,23 @@ static int sim_space(void *ctx, const char *path, uint64_t *free_bytes, uint64_t
         uint64_t used = bp_sim_tree_cost(&sim->tree);
         *free_bytes = used < *total_bytes ? *total_bytes - used : 0;
     }
-    unlock(sim);
+    bp_sim_unlock(sim);
     return result;
 }
 
 /* ---- bp_io: clock and chance ---------------------------------------------------------------- */
 
 static uint64_t sim_clock_boot_ns(void *ctx) {
-    struct bp_sim *sim = lock(ctx);
+    struct bp_sim *sim = bp_sim_lock(ctx);
     uint64_t now = sim->boot_ns;
-    unlock(sim);
+    bp_sim_unlock(sim);
     return now;
 }
 
 static uint64_t sim_clock_real_ns(void *ctx) { return real_ns_at_boot + sim_clock_boot_ns(ctx); }
 
 static int sim_random(void *ctx, void *buf, size_t n) {
-    struct bp_sim *sim = lock(ctx);
+    struct bp_sim *sim = bp_sim_lock(ctx);
     uint8_t *out = buf;
     for (size_t done = 0; done < n;) {
         uint64_t word = bp_sim_random(&sim->random_state);
@@ -580,7 +400,7 @@ static int sim_random(void *ctx, void *buf, size_t n) {
             out[done++] = (uint8_t)word;
         }
     }
-    unlock(sim);
+    bp_sim_unlock(sim);
     return 0;
 }
 

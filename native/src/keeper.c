@@ -2,8 +2,13 @@
  * The keeper: the one thread for everything that is not on a client's way.
  *
  *   every 100 ms, or woken:   tick -> next log segment's file -> checkpoint if due -> clean
- *                               ^----------------------------------|
+ *                               ^       and what it freed is unlinked at once     |
+ *                               |-------------------------------------------------|
  *                               long work breathes: ticks when due, rests
+ *
+ *   A round that ends with work left, because a checkpoint is due again, is followed by the next
+ *   one after a moment instead of a tick: writers that make checkpoints due all the time must not
+ *   leave the disk full of what the last one freed.
  *
  *   tick     compaction and lease expiry, watches' progress marks, the disk reserve, marks and
  *            (interval mode) syncs of the log
@@ -22,6 +27,7 @@
 #define NS_PER_MS 1000000ull
 #define NS_PER_S 1000000000ull
 #define TICK_MS 100u
+#define MOMENT_MS 1u /* between rounds with work left: for whoever waits for keeper.mutex */
 #define RESERVE_EVERY_NS NS_PER_S
 #define CHECKPOINT_RETRY_NS NS_PER_S /* after a failure; doubles with every further one */
 #define RETRY_DOUBLINGS 6u
@@ -160,6 +166,13 @@ static bool wants_checkpoint(const struct bp_store *store) {
            bp_checkpoint_due(store);
 }
 
+/* What a checkpoint let go: empty files, so nothing to rest for. */
+static void unlink_freed(struct bp_store *store) {
+    while (!bp_keeper_stopping(store) && bp_clean_reap(store)) {
+        (void)tick_if_due(store);
+    }
+}
+
 static void checkpoint_if_due(struct bp_store *store) {
     struct bp_tick *tick = &store->keeper.tick;
     struct bp_error err;
@@ -173,6 +186,7 @@ static void checkpoint_if_due(struct bp_store *store) {
         tick->checkpoint_failures = 0;
         tick->checkpoint_again_ns =
             now + (now - began); /* half of the time is for the rest of the work */
+        unlink_freed(store);
         return;
     }
     uint32_t failures = tick->checkpoint_failures++;
@@ -180,7 +194,8 @@ static void checkpoint_if_due(struct bp_store *store) {
         now + (CHECKPOINT_RETRY_NS << (failures < RETRY_DOUBLINGS ? failures : RETRY_DOUBLINGS));
 }
 
-static void clean_until_done(struct bp_store *store) {
+/* True: there is more to clean, but a checkpoint is due before. */
+static bool clean_until_done(struct bp_store *store) {
     uint64_t busy = 0;
     bool more = true;
     while (more && !bp_keeper_stopping(store)) {
@@ -197,18 +212,24 @@ static void clean_until_done(struct bp_store *store) {
             break; /* what was emptied may wait for one */
         }
     }
+    return more;
+}
+
+bool bp_keeper_round(struct bp_store *store) {
+    (void)tick_if_due(store);
+    checkpoint_if_due(store);
+    bool more = clean_until_done(store);
+    (void)bp_scrub_background(store);
+    return more;
 }
 
 static void *keeper_thread(void *arg) {
     struct bp_store *store = arg;
     while (!bp_keeper_stopping(store)) {
         pthread_mutex_lock(&store->keeper.mutex);
-        (void)tick_if_due(store);
-        checkpoint_if_due(store);
-        clean_until_done(store);
-        (void)bp_scrub_background(store);
+        bool more = bp_keeper_round(store);
         pthread_mutex_unlock(&store->keeper.mutex);
-        wait_ms(&store->keeper, tick_ms(store), true);
+        wait_ms(&store->keeper, more ? MOMENT_MS : tick_ms(store), true);
     }
     return NULL;
 }

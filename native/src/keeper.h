@@ -15,6 +15,8 @@
  * Nothing with options.manual.
  */
 void bp_keeper_breathe(struct bp_store *store, uint64_t busy_ns, uint32_t rest_percent);
+/* One round of the thread, keeper.mutex held; true: it ended with work left. */
+bool bp_keeper_round(struct bp_store *store);
 /* True once the store is closing: long work gives up. */
 bool bp_keeper_stopping(struct bp_store *store);
 
@@ -25,6 +27,8 @@ bool bp_keeper_stopping(struct bp_store *store);
  * garbage there is, 0 on a full disk.
  */
 uint32_t bp_clean_rest_percent(const struct bp_store *store);
+/* Unlinks one segment that nothing needs any more; false: there is none. keeper.mutex held. */
+bool bp_clean_reap(struct bp_store *store);
 /*
  * The last step copied, unlinked or looked for something. Trimming is not followed by rests: it
  * must keep up with the writers.

@@ -67,6 +67,8 @@ enum bp_target {
 enum bp_operator { BP_EQUAL = 1, BP_NOT_EQUAL = 2, BP_GREATER = 3, BP_LESS = 4 };
 
 #define BP_REQUEST_HEADER 24u
+#define BP_OPS_VERSION 1u
+#define BP_RANGE_END_MAX (BP_STORED_KEY_MAX + 1u) /* behind the largest key */
 #define BP_OP_HEADER 24u
 
 struct bp_compare {

@@ -20,6 +20,7 @@
 #include "store.h"
 #include "ticket.h"
 #include "value.h"
+#include "value_rows.h"
 
 #define RETRIES_MAX 16u
 
@@ -80,8 +81,7 @@ static int read_lease(struct bp_store *store, const struct bp_wire_read *read,
     uint64_t revision = atomic_load_explicit(&store->revision, memory_order_acquire);
     if (read->method == BP_METHOD_KEEP_ALIVE) {
         bool alive = bp_leases_keep_alive(store->leases, read->lease, now, &ttl);
-        bp_wire_lease_reply(read->method, revision, read->lease, alive ? ttl : 0, alive ? ttl : 0,
-                            NULL, 0, reply);
+        bp_wire_keep_alive_reply(revision, read->lease, alive ? ttl : 0, reply);
         return BP_OK;
     }
     if (!bp_leases_get(store->leases, read->lease, now, &ttl, &remaining)) {
@@ -183,6 +183,37 @@ static int read_value(struct bp_store *store, struct bp_ticket *ticket, struct b
     return code;
 }
 
+/* The view comes first, and the stamp after it: see value_rows.h. */
+static struct bp_row_want want_newest(struct bp_store *store, struct bp_slice key) {
+    uint64_t revision = atomic_load_explicit(&store->revision, memory_order_acquire);
+    uint64_t hash = bp_index_key_hash(key);
+    return (struct bp_row_want){.key = key,
+                                .hash = hash,
+                                .changed = bp_index_changed(store->index, hash),
+                                .revision = revision};
+}
+
+/* What has no row: the index says which version, and the next get finds a row of it. */
+static int get_newest(struct bp_store *store, const struct bp_row_want *want, void *value,
+                      uint32_t capacity, struct bp_version *version, struct bp_error *err) {
+    int code = find_value(store, want->key, 0, version, err);
+    if (code != BP_OK) {
+        return code;
+    }
+    uint32_t size = version->value.size;
+    if (size > capacity) {
+        return bp_fail(err, BP_OUT_OF_RANGE, BP_REASON_VALUE_TOO_LARGE,
+                       "the value has %u bytes, the buffer %u", size, capacity);
+    }
+    if (!bp_rows_value(store->value_cache, want, version, value)) {
+        code = bp_value_fetch(store->segments, &version->value, 0, size, value, err);
+    }
+    if (code == BP_OK) {
+        bp_rows_put(store->value_cache, want, version, value);
+    }
+    return code;
+}
+
 int bp_get(struct bp_store *store, uint8_t keyspace, const void *key, uint32_t key_size,
            void *value, uint32_t capacity, uint32_t *size, uint64_t *mod_revision,
            struct bp_error *err) {
@@ -194,24 +225,20 @@ int bp_get(struct bp_store *store, uint8_t keyspace, const void *key, uint32_t k
     }
     stored[0] = keyspace;
     memcpy(stored + 1, key, key_size);
-    struct bp_version version;
-    uint32_t token = bp_epoch_enter(&store->epoch);
-    int code = find_value(store, (struct bp_slice){.data = stored, .size = key_size + 1u}, 0,
-                          &version, err);
-    if (code == BP_OK) {
+    struct bp_version version = {0};
+    struct bp_row_want want = want_newest(store, bp_slice(stored, key_size + 1u));
+    int code = BP_OK;
+    if (!bp_rows_get(store->value_cache, &want, value, capacity, &version)) {
+        uint32_t token = bp_epoch_enter(&store->epoch);
+        code = get_newest(store, &want, value, capacity, &version, err);
+        bp_epoch_leave(&store->epoch, token);
+    }
+    if (version.version != 0) { /* found, and perhaps too large */
         *size = version.value.size;
         if (mod_revision != NULL) {
             *mod_revision = version.revision;
         }
-        if (version.value.size > capacity) {
-            code = bp_fail(err, BP_OUT_OF_RANGE, BP_REASON_VALUE_TOO_LARGE,
-                           "the value has %u bytes, the buffer %u", version.value.size, capacity);
-        } else {
-            code =
-                bp_value_read(store->segments, &version.value, 0, version.value.size, value, err);
-        }
     }
-    bp_epoch_leave(&store->epoch, token);
     return code;
 }
 

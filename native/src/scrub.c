@@ -5,7 +5,9 @@
  *   background
  *       allowance = time since the last look * bytes_per_s, at most ALLOWANCE_MAX; steps until it
  *       is used up
- *                    a pass begins PASS_EVERY after the one before it began, or when that one ends
+ *                    a pass begins PASS_EVERY after the one before it began, or when that one ends;
+ *                    PASS_AGAIN after one that found next to nothing to read, as in a new store,
+ *                    which may have grown by then
  *
  * Invariants: a step's work is bounded; between steps nothing is locked, and nothing pinned but a
  * revision while the state hash is recomputed, which is memory work only.
@@ -19,6 +21,7 @@
 #define NS_PER_S UINT64_C(1000000000)
 #define ALLOWANCE_MAX (UINT64_C(4) << 20)
 #define PASS_EVERY_NS (3600 * NS_PER_S)
+#define PASS_AGAIN_NS (60 * NS_PER_S)
 #define STEPS_MAX 4 /* in one call; the state hash reads nothing and takes its time all the same */
 
 struct bp_scrub *bp_scrub_new(struct bp_store *store) {
@@ -73,7 +76,7 @@ static int step(struct bp_scrub *scrub, struct bp_finding *finding, struct bp_er
 
 int bp_scrub_next(struct bp_scrub *scrub, struct bp_finding *finding, uint64_t *bytes,
                   struct bp_error *err) {
-    struct bp_counters *counters = &scrub->store->counters;
+    struct bp_store_counters *counters = &scrub->store->counters;
     uint64_t before = scrub->bytes;
     struct bp_error ignored = {0};
     memset(finding, 0, sizeof *finding);
@@ -135,6 +138,14 @@ static void earn(struct bp_scrubber *scrubber, uint64_t now_ns, uint64_t bytes_p
     }
 }
 
+static void end_pass(struct bp_scrubber *scrubber, uint64_t now_ns, bool whole) {
+    if (whole && scrubber->pass->bytes < BP_SCRUB_STEP) {
+        scrubber->next_pass_ns = now_ns + PASS_AGAIN_NS;
+    }
+    bp_scrub_free(scrubber->pass);
+    scrubber->pass = NULL;
+}
+
 int bp_scrub_background(struct bp_store *store) {
     uint64_t bytes_per_s = store->options.scrub_bytes_per_s;
     struct bp_scrubber *scrubber = bytes_per_s == 0 ? NULL : scrubber_of(store);
@@ -156,10 +167,8 @@ int bp_scrub_background(struct bp_store *store) {
         int result = bp_scrub_next(scrubber->pass, &scrubber->finding, &cost, NULL);
         scrubber->allowance -= cost < scrubber->allowance ? cost : scrubber->allowance;
         worked++;
-        if (result == BP_SCRUB_DONE ||
-            result > BP_SCRUB_DONE) { /* after an error a new pass, when its time comes */
-            bp_scrub_free(scrubber->pass);
-            scrubber->pass = NULL;
+        if (result >= BP_SCRUB_DONE) { /* after an error too a new pass, when its time comes */
+            end_pass(scrubber, now, result == BP_SCRUB_DONE);
         }
     }
     return worked > 0;

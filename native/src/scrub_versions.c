@@ -84,7 +84,8 @@ static int begin_hash(struct bp_scrub *scrub, struct bp_error *err) {
     pthread_mutex_lock(&store->apply);
     scrub->revision = store->next_revision - 1;
     bp_index_state_hash(store->index, scrub->expected);
-    int code = bp_pins_add(store, scrub->revision, &scrub->pin, err);
+    int code = bp_pins_add(store, scrub->by_keeper ? BP_PIN_KEEPER : BP_PIN_READER, scrub->revision,
+                           &scrub->pin, err);
     pthread_mutex_unlock(&store->apply);
     scrub->pinned = code == BP_OK;
     return code;

@@ -41,7 +41,7 @@ static void index_status(struct bp_store *store, struct bp_status *status) {
     status->history_value_bytes = stats.history_value_bytes;
 }
 
-static void counters_status(const struct bp_counters *counters, struct bp_status *status) {
+static void counters_status(const struct bp_store_counters *counters, struct bp_status *status) {
     status->groups = load(&counters->groups);
     status->group_requests = load(&counters->group_requests);
     status->group_bytes = load(&counters->group_bytes);

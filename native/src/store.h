@@ -41,15 +41,19 @@
 #include "wire.h"
 
 #define BP_PATH_MAX 4096u
-#define BP_PINS_MAX 256u
+#define BP_PINS_READERS 16u /* backups and scrubs at a time; a backup copies the request-id table */
+#define BP_PINS_KEEPER 2u   /* a checkpoint, beside a pass of its own scrub */
+#define BP_PINS_WRITES 16u  /* shared when there are more */
+#define BP_PINS_MAX (BP_PINS_READERS + BP_PINS_KEEPER + BP_PINS_WRITES)
 #define BP_GROUPS_IN_FLIGHT 2u /* written and not yet applied */
 
 struct bp_applied;
+struct bp_backlog;
 struct bp_ticket;
 struct bp_reader_pool;
 
 /* Counters any thread may add to; read for status. */
-struct bp_counters {
+struct bp_store_counters {
     _Atomic uint64_t groups, group_requests, group_bytes, bytes_appended, value_bytes_appended;
     _Atomic uint64_t syncs, sync_ns_total, sync_ns_max, slow_syncs;
     _Atomic uint64_t sync_buckets[24], group_buckets[16];
@@ -81,10 +85,15 @@ struct bp_driver {
     struct bp_applied *applied; /* what the requests of one entry came to; owned by that turn */
 };
 
-/* A revision some reader, backup or checkpoint still needs; trimming stays below the smallest. */
+/* Revisions some reader still needs (pins.c); trimming stays below the smallest. */
+enum bp_pin_kind { BP_PIN_READER, BP_PIN_KEEPER, BP_PIN_WRITE };
+struct bp_pin {
+    uint64_t revision;
+    uint32_t users; /* 0: free */
+};
 struct bp_pins {
     pthread_mutex_t mutex;
-    uint64_t revision[BP_PINS_MAX]; /* 0: free */
+    struct bp_pin slots[BP_PINS_MAX];
 };
 
 /* The newest checkpoints on disk, newest first; at most two. keeper.mutex. */
@@ -135,6 +144,7 @@ struct bp_store {
     uint64_t member_id;
 
     struct bp_value_cache *value_cache; /* NULL: none */
+    struct bp_backlog *backlog;         /* queue.c: completions nobody has taken yet */
     struct bp_segments *segments;
     struct bp_log *log;
     struct bp_index *index;
@@ -146,7 +156,7 @@ struct bp_store {
     struct bp_driver driver;
     struct bp_keeper keeper;
     struct bp_reader_pool *pool;
-    struct bp_counters counters;
+    struct bp_store_counters counters;
 
     pthread_mutex_t apply; /* guards the next block */
     struct bp_system system;
@@ -195,10 +205,11 @@ const struct bp_wire_limits *bp_store_limits(const struct bp_store *store, uint8
 int bp_fail_compacted(struct bp_error *err, const struct bp_store *store);
 
 /*
- * Pin a revision (>= floor): 0 and *pin, or RESOURCE_EXHAUSTED. OUT_OF_RANGE/REVISION_COMPACTED
- * when it is gone already.
+ * Pin a revision (>= floor): 0 and *pin, or RESOURCE_EXHAUSTED/QUEUE_FULL when as many of the kind
+ * as may be are reading. OUT_OF_RANGE/REVISION_COMPACTED when it is gone already.
  */
-int bp_pins_add(struct bp_store *store, uint64_t revision, uint32_t *pin, struct bp_error *err);
+int bp_pins_add(struct bp_store *store, enum bp_pin_kind kind, uint64_t revision, uint32_t *pin,
+                struct bp_error *err);
 void bp_pins_remove(struct bp_store *store, uint32_t pin);
 uint64_t bp_pins_min(struct bp_store *store); /* UINT64_MAX when none */
 
@@ -220,7 +231,7 @@ const char *bp_apply_explain(int reason);
 /* Make what was applied visible: revision, floor; wakes watches. Caller holds `apply`. */
 void bp_apply_publish(struct bp_store *store);
 
-/* ---- driver.c -------------------------------------------------------------------------------- */
+/* ---- driver.c, door.c ------------------------------------------------------------------------ */
 
 int bp_driver_start(struct bp_store *store, struct bp_error *err);
 /*
@@ -251,7 +262,8 @@ bool bp_checkpoint_due(const struct bp_store *store);
  * leases, request ids, system and the applied fields; fills *start for bp_log_open. Opens the
  * settled segments it names, deletes settled segments that no kept checkpoint names. All
  * checkpoints damaged: DATA_LOSS/STORE_CORRUPT with *found false, and nothing was loaded: a log
- * that reaches back to entry 1 will do.
+ * that reaches back to entry 1 will do. Ones that are newer and were passed over are still there:
+ * see checkpoint_aside.c.
  */
 int bp_checkpoint_load(struct bp_store *store, struct bp_log_start *start, bool *found,
                        struct bp_error *err);

@@ -44,25 +44,30 @@ static int prepare_wire(struct bp_store *store, struct bp_ticket *ticket, int me
                : BP_OK;
 }
 
+/* Through the door: writes to the queue, reads to the readers. */
+static int enter(struct bp_store *store, struct bp_ticket *ticket, struct bp_error *err) {
+    if (ticket->kind == BP_TICKET_WRITE) {
+        return bp_driver_submit(store, ticket, err);
+    }
+    int code = bp_driver_admit(store, ticket, err);
+    if (code == BP_OK) {
+        bp_readers_push(store, ticket);
+    }
+    return code;
+}
+
 /* Sends a prepared ticket off; takes it whatever happens. */
 static int send(struct bp_store *store, struct bp_queue *queue, uint64_t cookie,
                 struct bp_ticket *ticket, int code, struct bp_error *err) {
-    if (code == BP_OK && ticket->kind != BP_TICKET_WRITE) {
-        code = bp_driver_admit(store, ticket, err);
-    }
+    code = code != BP_OK ? code : bp_queue_promise(queue, err);
     if (code == BP_OK) {
         ticket->queue = queue;
         ticket->cookie = cookie;
-        bp_queue_retain(queue);
-        if (ticket->kind != BP_TICKET_WRITE) {
-            bp_readers_push(store, ticket);
-            return BP_OK;
-        }
-        code = bp_driver_submit(store, ticket, err);
+        code = enter(store, ticket, err);
         if (code == BP_OK) {
             return BP_OK;
         }
-        bp_queue_release(queue);
+        bp_queue_forgive(queue);
     }
     bp_ticket_clear(ticket);
     free(ticket);

@@ -73,6 +73,13 @@ static void answer_outcome(struct bp_ticket *ticket) {
     }
 }
 
+static void unpin(struct bp_store *store, struct bp_ticket *ticket) {
+    if (ticket->pin != 0) {
+        bp_pins_remove(store, ticket->pin - 1);
+        ticket->pin = 0;
+    }
+}
+
 /* The reply of a write that its request, its outcome and the history determine. */
 static int answer_write(struct bp_store *store, struct bp_ticket *ticket, struct bp_error *err) {
     struct bp_view view;
@@ -83,39 +90,54 @@ static int answer_write(struct bp_store *store, struct bp_ticket *ticket, struct
     }
     int code = bp_wire_write_reply(ticket->method, &ticket->request, &ticket->outcome, &view,
                                    &store->limits, &ticket->reply, err);
-    if (ticket->pin != 0) {
-        bp_pins_remove(store, ticket->pin - 1);
-        ticket->pin = 0;
-    } else if (code == BP_OK && ticket->needs_values &&
-               atomic_load_explicit(&store->floor, memory_order_acquire) > oldest) {
+    if (code == BP_OK && ticket->pin == 0 && ticket->needs_values &&
+        atomic_load_explicit(&store->floor, memory_order_acquire) > oldest) {
         code = bp_fail_compacted(err, store);
     }
     return code;
 }
 
-void bp_ticket_answer(struct bp_store *store, struct bp_ticket *ticket) {
-    if (ticket->code != BP_OK) {
-        return;
-    }
-    if (ticket->kind != BP_TICKET_WRITE) {
-        bp_read_answer(store, ticket);
-        return;
-    }
+/* The write took effect; only its reply is missing. The contract has one reason for that. */
+static int no_reply(const struct bp_ticket *ticket, const char *why, struct bp_error *err) {
+    return ticket->kind == BP_TICKET_WRITE
+               ? bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_REPLY_TOO_LARGE,
+                         "%s for the reply; the request was applied", why)
+               : bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_QUEUE_FULL, "%s for the reply", why);
+}
+
+/*
+ * Replies that are read wait in memory until their consumer takes them: none is made beyond what
+ * may wait there. A blocked caller takes its own at once.
+ */
+static bool has_room(const struct bp_store *store, const struct bp_ticket *ticket) {
+    bool waits = ticket->queue != NULL || ticket->frame != NULL;
+    bool reads = ticket->kind != BP_TICKET_WRITE || ticket->needs_values;
+    return !waits || !reads || bp_backlog_has_room(store->backlog);
+}
+
+static int answer(struct bp_store *store, struct bp_ticket *ticket, struct bp_error *err) {
     assert(ticket->applied);
-    struct bp_error err = {0};
     int code = BP_OK;
     if (ticket->method != 0) {
-        code = answer_write(store, ticket, &err);
+        code = answer_write(store, ticket, err);
     } else if (ticket->queue != NULL) {
         answer_outcome(ticket);
     }
-    if (code == BP_OK && ticket->reply.failed) {
-        code = bp_fail(&err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,
-                       "no memory for the reply; the request was applied");
-    }
-    if (code != BP_OK) {
+    return code == BP_OK && ticket->reply.failed ? no_reply(ticket, "no memory", err) : code;
+}
+
+void bp_ticket_answer(struct bp_store *store, struct bp_ticket *ticket) {
+    struct bp_error err = {0};
+    int code = ticket->code;
+    if (code == BP_OK && !has_room(store, ticket)) {
+        code = no_reply(ticket, "too many answers wait to be taken: no room", &err);
+        bp_ticket_fail(ticket, &err);
+    } else if (code == BP_OK && ticket->kind != BP_TICKET_WRITE) {
+        bp_read_answer(store, ticket);
+    } else if (code == BP_OK && (code = answer(store, ticket, &err)) != BP_OK) {
         bp_ticket_fail(ticket, &err);
     }
+    unpin(store, ticket);
 }
 
 void bp_ticket_complete(struct bp_store *store, struct bp_ticket *ticket) {
@@ -136,10 +158,9 @@ void bp_ticket_complete(struct bp_store *store, struct bp_ticket *ticket) {
             reply = (struct bp_reply){.data = ticket->reply.data, .size = ticket->reply.size};
             memset(&ticket->reply, 0, sizeof ticket->reply);
         }
-        bp_queue_push(ticket->queue, ticket->cookie, ticket->code, reply, ticket->aux,
-                      ticket->error);
+        bp_queue_pay(ticket->queue, ticket->cookie, ticket->code, reply, ticket->aux,
+                     ticket->error);
         ticket->error = NULL;
-        bp_queue_release(ticket->queue);
     }
     bp_ticket_clear(ticket);
     free(ticket);

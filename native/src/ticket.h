@@ -53,7 +53,7 @@ struct bp_ticket {
     bool applied;      /* written: `outcome` is set and only the reply is missing */
     /* a read of the newest state that the driver gave the revision of its place */
     bool placed;
-    bool admitted; /* a read counted as open by bp_driver_admit */
+    bool admitted; /* a reader has it, or will: it leaves when that is done */
     uint32_t pin;  /* keeps the history the reply needs; pin number + 1, 0 none */
     /* owns the request's bytes unless they are borrowed (waiter, op encoding) */
     struct bp_wire_call call;
@@ -100,6 +100,35 @@ void bp_waiter_wake(struct bp_waiter *waiter, uint32_t state);
 
 /* ---- queues (queue.c) ------------------------------------------------------------------------ */
 
+/*
+ * What nobody has taken yet, over all queues of a store, which may outlive it. `completions`: those
+ * promised, and those that wait; `bytes`: replies that wait, also in a frame that is not complete.
+ */
+struct bp_backlog {
+    _Atomic uint64_t references, completions, bytes;
+    uint64_t completions_max, bytes_max;
+};
+
+struct bp_backlog *bp_backlog_new(uint64_t completions_max, uint64_t bytes_max);
+void bp_backlog_release(struct bp_backlog *backlog); /* may be NULL */
+uint64_t bp_backlog_bytes(const struct bp_backlog *backlog);
+/* May another reply be made? What waits is over its limit by one for each reader at most. */
+bool bp_backlog_has_room(const struct bp_backlog *backlog);
+/* Replies that wait outside of a queue, in a frame. */
+void bp_backlog_add_bytes(struct bp_backlog *backlog, uint64_t bytes);
+void bp_backlog_drop_bytes(struct bp_backlog *backlog, uint64_t bytes);
+
+/*
+ * One completion will come: room for it is kept, so that an answer is never lost. Until it is taken
+ * it counts against queue_max: RESOURCE_EXHAUSTED/QUEUE_FULL. Holds the queue until it is paid.
+ */
+int bp_queue_promise(struct bp_queue *queue, struct bp_error *err);
+/* The submission failed: no completion comes. */
+void bp_queue_forgive(struct bp_queue *queue);
+/* Pay a promise; takes `reply` and `error`. */
+void bp_queue_pay(struct bp_queue *queue, uint64_t cookie, int code, struct bp_reply reply,
+                  uint32_t aux, struct bp_error *error);
+/* A completion nobody promised: a watch's, which owes one at most. */
 void bp_queue_push(struct bp_queue *queue, uint64_t cookie, int code, struct bp_reply reply,
                    uint32_t aux, struct bp_error *error);
 void bp_queue_retain(struct bp_queue *queue);
@@ -110,7 +139,7 @@ void bp_queue_release(struct bp_queue *queue);
 /* One op of the frame is answered; the last one completes the frame. Takes the ticket. */
 void bp_pipeline_answered(struct bp_store *store, struct bp_ticket *ticket);
 
-/* ---- the driver's door (driver.c) ------------------------------------------------------------ */
+/* ---- the door (door.c) ----------------------------------------------------------------------- */
 
 /*
  * Queue tickets (a list linked by next, in order) for the role; on failure nothing is queued. Async
@@ -123,7 +152,7 @@ int bp_driver_submit(struct bp_store *store, struct bp_ticket *first, struct bp_
  */
 int bp_driver_admit(struct bp_store *store, struct bp_ticket *ticket, struct bp_error *err);
 void bp_driver_leave(struct bp_store *store, uint64_t tickets, uint64_t bytes);
-/* Queue one ticket with a waiter and return when it is done, driving if nobody else does. */
+/* driver.c: queue a ticket with a waiter; returns when it is done, driving if nobody else does. */
 int bp_driver_execute(struct bp_store *store, struct bp_ticket *ticket, struct bp_error *err);
 
 #endif

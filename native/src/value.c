@@ -119,8 +119,8 @@ static int read_edge(const struct source *source, uint32_t chunk, uint32_t from,
     return rc;
 }
 
-int bp_value_read(struct bp_segments *segments, const struct bp_value_ref *value, uint32_t offset,
-                  uint32_t size, uint8_t *out, struct bp_error *err) {
+int bp_value_fetch(struct bp_segments *segments, const struct bp_value_ref *value, uint32_t offset,
+                   uint32_t size, uint8_t *out, struct bp_error *err) {
     if (offset > value->size || size > value->size - offset) {
         return bp_fail(err, BP_OUT_OF_RANGE, BP_REASON_RANGE_INVALID,
                        "bytes %" PRIu32 "..%" PRIu64 " of a value of %" PRIu32 " bytes", offset,
@@ -129,12 +129,6 @@ int bp_value_read(struct bp_segments *segments, const struct bp_value_ref *value
     if (size == 0) {
         return BP_OK; /* no byte, nothing to check */
     }
-    struct bp_value_cache *cache = bp_segments_cache(segments);
-    bool small = cache != NULL && size == value->size && size <= BP_VALUE_CACHE_VALUE_MAX;
-    if (small && bp_value_cache_get(cache, value, out)) {
-        return BP_OK;
-    }
-    uint8_t *begin = out;
     struct source source;
     int rc = open_source(segments, value, BP_SITE_VALUE_READ, &source, err);
     uint32_t end = offset + size;
@@ -147,10 +141,108 @@ int bp_value_read(struct bp_segments *segments, const struct bp_value_ref *value
         out += to - from;
         offset += to - from;
     }
-    if (small && rc == BP_OK) {
-        bp_value_cache_put(cache, value, begin);
+    return rc;
+}
+
+static bool is_kept(const struct bp_value_ref *value) {
+    return value->size > 0 && value->size <= BP_VALUE_CACHE_VALUE_MAX;
+}
+
+int bp_value_read(struct bp_segments *segments, const struct bp_value_ref *value, uint32_t offset,
+                  uint32_t size, uint8_t *out, struct bp_error *err) {
+    struct bp_value_cache *cache = bp_segments_cache(segments);
+    bool kept = cache != NULL && offset == 0 && size == value->size && is_kept(value);
+    if (kept && bp_value_cache_get(cache, value, out)) {
+        return BP_OK;
+    }
+    int rc = bp_value_fetch(segments, value, offset, size, out, err);
+    if (kept && rc == BP_OK) {
+        bp_value_cache_put(cache, value, out);
     }
     return rc;
+}
+
+/* ---- several values -------------------------------------------------------------------------- */
+
+/*
+ * Values that the cache has not, in order of place, cut into runs:
+ *
+ *   segment   [v3]..[v9][v1]........................[v4].[v2]
+ *             '---- run ---'  > GAP: not read       '- run -'
+ */
+enum { AHEAD_MAX = 128, RUN_GAP = 2048, RUN_BYTES = 32 << 10 };
+
+static uint64_t place_of(const struct bp_version *version) { return bp_pos_u64(version->value.at); }
+
+/* Those among the n that are to be read, in order of place. */
+static uint32_t absent_of(const struct bp_value_cache *cache, const struct bp_version *versions,
+                          uint32_t n, const struct bp_version *absent[AHEAD_MAX]) {
+    uint32_t m = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        if (is_kept(&versions[i].value)) {
+            bp_value_cache_ahead(cache, &versions[i].value);
+        }
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        const struct bp_version *version = &versions[i];
+        if (!is_kept(&version->value) || bp_value_cache_has(cache, &version->value)) {
+            continue;
+        }
+        uint32_t at = m++; /* few, and mostly in order already */
+        for (; at > 0 && place_of(absent[at - 1]) > place_of(version); at--) {
+            absent[at] = absent[at - 1];
+        }
+        absent[at] = version;
+    }
+    return m;
+}
+
+/* How many of the first of these one read takes; *size: its bytes, from the first's place on. */
+static uint32_t run_of(const struct bp_version *const *absent, uint32_t n, uint32_t *size) {
+    uint64_t begin = place_of(absent[0]), end = begin + absent[0]->value.size;
+    uint32_t run = 1;
+    /* The segment is the upper half of a place: another one is far away. */
+    for (; run < n; run++) {
+        uint64_t next = place_of(absent[run]), next_end = next + absent[run]->value.size;
+        if (next > end + RUN_GAP || next_end > begin + RUN_BYTES) {
+            break;
+        }
+        end = next_end > end ? next_end : end;
+    }
+    *size = (uint32_t)(end - begin);
+    return run;
+}
+
+static void read_run(struct bp_segments *segments, const struct bp_version *const *absent,
+                     uint32_t n, uint32_t size) {
+    uint8_t bytes[RUN_BYTES];
+    struct bp_pos at = absent[0]->value.at;
+    const struct bp_segment *segment = bp_segments_find(segments, at.segment);
+    if (segment == NULL || bp_disk_read(bp_segments_disk(segments), BP_SITE_VALUE_READ, segment->fd,
+                                        bytes, size, at.offset) != 0) {
+        return;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        const struct bp_value_ref *value = &absent[i]->value;
+        const uint8_t *found = bytes + (value->at.offset - at.offset);
+        if (bp_crc32c(0, found, value->size) == value->crc) {
+            bp_value_cache_put(bp_segments_cache(segments), value, found);
+        }
+    }
+}
+
+void bp_value_ahead(struct bp_segments *segments, const struct bp_version *versions, uint32_t n) {
+    const struct bp_value_cache *cache = bp_segments_cache(segments);
+    for (uint32_t i = 0; cache != NULL && i < n; i += AHEAD_MAX) {
+        const struct bp_version *absent[AHEAD_MAX];
+        uint32_t m = absent_of(cache, versions + i, n - i < AHEAD_MAX ? n - i : AHEAD_MAX, absent);
+        for (uint32_t run, size, k = 0; k < m; k += run) {
+            run = run_of(absent + k, m - k, &size);
+            if (run > 1) { /* one alone is as well read where it is wanted */
+                read_run(segments, absent + k, run, size);
+            }
+        }
+    }
 }
 
 int bp_value_verify(struct bp_segments *segments, const struct bp_value_ref *value, int site,

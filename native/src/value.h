@@ -21,6 +21,15 @@
  */
 int bp_value_read(struct bp_segments *segments, const struct bp_value_ref *value, uint32_t offset,
                   uint32_t size, uint8_t *out, struct bp_error *err);
+/* The same from the segment, whatever the value cache has, and leaving nothing in it. */
+int bp_value_fetch(struct bp_segments *segments, const struct bp_value_ref *value, uint32_t offset,
+                   uint32_t size, uint8_t *out, struct bp_error *err);
+/*
+ * These values are read next, each whole, one after the other: bring the small ones into the value
+ * cache, those near each other in a segment with one read. Only warms: what cannot be read or fails
+ * its checksum is left for bp_value_read to report. The caller is inside a read section.
+ */
+void bp_value_ahead(struct bp_segments *segments, const struct bp_version *versions, uint32_t n);
 /*
  * Check the value and, when chunked, its table, without copying out; `scratch` holds BP_CRC_CHUNK
  * bytes. For scrub.

@@ -1,6 +1,6 @@
 /*
  * The value cache: small values that were read lately, so that a hot read costs no system call. Its
- * workings are drawn in value_cache.c.
+ * workings are drawn in value_cache.c; value_rows.h is its other face.
  */
 #ifndef BP_VALUE_CACHE_H
 #define BP_VALUE_CACHE_H
@@ -28,5 +28,9 @@ bool bp_value_cache_get(const struct bp_value_cache *cache, const struct bp_valu
 /* `bytes` are the value's and match its CRC. Any thread. */
 void bp_value_cache_put(struct bp_value_cache *cache, const struct bp_value_ref *value,
                         const uint8_t *bytes);
+/* Ask the processor for the lines where the value most likely is; it is got soon. Any thread. */
+void bp_value_cache_ahead(const struct bp_value_cache *cache, const struct bp_value_ref *value);
+/* A get would most likely find it: its tag is here, its bytes are not looked at. Any thread. */
+bool bp_value_cache_has(const struct bp_value_cache *cache, const struct bp_value_ref *value);
 
 #endif

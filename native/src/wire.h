@@ -106,7 +106,6 @@ struct bp_outcome {
     uint64_t deleted; /* keys deleted */
     uint64_t lease, ttl_ms;
     bool succeeded; /* the compares held (true without any) */
-    bool replayed;  /* answered from the request-id table */
 };
 
 /*
@@ -136,10 +135,9 @@ struct bp_wire_lease {
 };
 void bp_wire_get_lease_reply(const struct bp_wire_lease *lease, const struct bp_wire_limits *limits,
                              struct bp_buffer *reply);
-/* KEEP_ALIVE (ttl 0: no such lease), or GET_LEASE when `keys` are all the keys and fit. */
-void bp_wire_lease_reply(int method, uint64_t revision, uint64_t lease, uint64_t granted_ttl_ms,
-                         uint64_t remaining_ms, const struct bp_slice *keys, uint64_t n_keys,
-                         struct bp_buffer *reply);
+/* KEEP_ALIVE; ttl 0: no such lease. */
+void bp_wire_keep_alive_reply(uint64_t revision, uint64_t lease, uint64_t ttl_ms,
+                              struct bp_buffer *reply);
 
 /* ---- Pipeline frames ------------------------------------------------------------------------- */
 

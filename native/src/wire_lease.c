@@ -131,22 +131,9 @@ void bp_wire_get_lease_reply(const struct bp_wire_lease *lease, const struct bp_
     }
 }
 
-void bp_wire_lease_reply(int method, uint64_t revision, uint64_t lease, uint64_t granted_ttl_ms,
-                         uint64_t remaining_ms, const struct bp_slice *keys, uint64_t n_keys,
-                         struct bp_buffer *reply) {
-    if (method == BP_METHOD_KEEP_ALIVE) {
-        bp_pb_uint(reply, 1, revision);
-        bp_pb_uint(reply, 2, lease);
-        bp_pb_uint(reply, 3, to_seconds(granted_ttl_ms));
-        return;
-    }
-    const struct bp_wire_limits all = {.reply_bytes_max = UINT32_MAX};
-    const struct bp_wire_lease one = {.revision = revision,
-                                      .lease = lease,
-                                      .ttl_ms = granted_ttl_ms,
-                                      .remaining_ms = remaining_ms,
-                                      .key_count = n_keys,
-                                      .keys = keys,
-                                      .n_keys = n_keys};
-    bp_wire_get_lease_reply(&one, &all, reply);
+void bp_wire_keep_alive_reply(uint64_t revision, uint64_t lease, uint64_t ttl_ms,
+                              struct bp_buffer *reply) {
+    bp_pb_uint(reply, 1, revision);
+    bp_pb_uint(reply, 2, lease);
+    bp_pb_uint(reply, 3, to_seconds(ttl_ms));
 }

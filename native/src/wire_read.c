@@ -16,6 +16,7 @@
 #include <stdlib.h>
 
 #include "value.h"
+#include "value_rows.h"
 #include "wire_token.h"
 
 enum {
@@ -69,13 +70,26 @@ static uint64_t key_value_size(struct bp_slice key, const struct bp_version *ver
            bp_pb_uint_size(version->version) + bp_pb_uint_size(version->lease);
 }
 
+/* The message up to its value, `value_size` bytes of which come next. */
+static void put_head(struct bp_buffer *out, uint32_t field, struct bp_slice key,
+                     const struct bp_version *version, bool keys_only) {
+    assert(key.size > 0);
+    bp_pb_head(out, field, key_value_size(key, version, keys_only));
+    bp_pb_bytes(out, 1, bp_slice(key.data + 1, key.size - 1)); /* clients see no keyspace byte */
+}
+
+static void put_tail(struct bp_buffer *out, const struct bp_version *version) {
+    bp_pb_uint(out, 3, version->create_revision);
+    bp_pb_uint(out, 4, version->revision);
+    bp_pb_uint(out, 5, version->version);
+    bp_pb_uint(out, 6, version->lease);
+}
+
 int bp_wire_key_value(const struct bp_view *view, struct bp_slice key,
                       const struct bp_version *version, bool keys_only, uint32_t field,
                       struct bp_buffer *out, struct bp_error *err) {
-    assert(key.size > 0);
     uint32_t value_size = keys_only ? 0 : version->value.size;
-    bp_pb_head(out, field, key_value_size(key, version, keys_only));
-    bp_pb_bytes(out, 1, bp_slice(key.data + 1, key.size - 1)); /* clients see no keyspace byte */
+    put_head(out, field, key, version, keys_only);
     if (value_size > 0) {
         bp_pb_head(out, 2, value_size);
         uint8_t *at = bp_buffer_grow(out, value_size);
@@ -87,28 +101,82 @@ int bp_wire_key_value(const struct bp_view *view, struct bp_slice key,
             return code;
         }
     }
-    bp_pb_uint(out, 3, version->create_revision);
-    bp_pb_uint(out, 4, version->revision);
-    bp_pb_uint(out, 5, version->version);
-    bp_pb_uint(out, 6, version->lease);
+    put_tail(out, version);
     return BP_OK;
+}
+
+/* The row of a key and, where it has none, what is to become one. */
+struct key_row {
+    struct bp_value_cache *cache;
+    struct bp_row_want want;
+    struct bp_version version;
+    uint8_t value[BP_VALUE_CACHE_VALUE_MAX];
+};
+
+/* The index has given row->version: its value, read where no row holds it, and kept in one. */
+static int make_row(const struct bp_view *view, struct key_row *row, struct bp_error *err) {
+    int code = BP_OK;
+    if (!bp_rows_value(row->cache, &row->want, &row->version, row->value)) {
+        const struct bp_value_ref *value = &row->version.value;
+        code = bp_value_fetch(view->segments, value, 0, value->size, row->value, err);
+    }
+    if (code == BP_OK) {
+        bp_rows_put(row->cache, &row->want, &row->version, row->value);
+    }
+    return code;
+}
+
+/* What a reply's budget does to one value. */
+static bool leave_out(const struct bp_version *version, bool keys_only, uint64_t *left,
+                      bool *omitted) {
+    uint64_t size = keys_only ? 0 : bp_pb_bytes_size(version->value.size);
+    if (left != NULL && size > *left) {
+        *omitted = true;
+        return true;
+    }
+    if (left != NULL) {
+        *left -= size;
+    }
+    return keys_only;
+}
+
+/* From the index; the caller is in a read section. */
+static int put_indexed(const struct bp_view *view, struct key_row *row, bool keys_only,
+                       uint32_t field, struct bp_buffer *out, uint64_t *left, bool *omitted,
+                       struct bp_error *err) {
+    if (!bp_index_get(view->index, row->want.key, row->want.revision, &row->version)) {
+        return BP_OK;
+    }
+    keys_only = leave_out(&row->version, keys_only, left, omitted);
+    if (keys_only || row->version.value.size > sizeof row->value) {
+        return bp_wire_key_value(view, row->want.key, &row->version, keys_only, field, out, err);
+    }
+    int code = make_row(view, row, err);
+    if (code == BP_OK) {
+        put_head(out, field, row->want.key, &row->version, false);
+        bp_pb_bytes(out, 2, bp_slice(row->value, row->version.value.size));
+        put_tail(out, &row->version);
+    }
+    return code;
 }
 
 int bp_wire_key(const struct bp_view *view, struct bp_slice key, uint64_t revision, bool keys_only,
                 uint32_t field, struct bp_buffer *out, uint64_t *left, bool *omitted,
                 struct bp_error *err) {
-    struct bp_version version;
-    int code = BP_OK;
-    uint32_t token = bp_epoch_enter(view->epoch);
-    if (bp_index_get(view->index, key, revision, &version)) {
-        uint64_t size = keys_only ? 0 : bp_pb_bytes_size(version.value.size);
-        if (left != NULL && size > *left) {
-            *omitted = keys_only = true;
-        } else if (left != NULL) {
-            *left -= size;
-        }
-        code = bp_wire_key_value(view, key, &version, keys_only, field, out, err);
+    struct key_row row;
+    row.cache = bp_segments_cache(view->segments);
+    row.want =
+        (struct bp_row_want){.key = key, .hash = bp_index_key_hash(key), .revision = revision};
+    row.want.changed = bp_index_changed(view->index, row.want.hash); /* the view came before it */
+    if (bp_rows_get(row.cache, &row.want, row.value, sizeof row.value, &row.version)) {
+        keys_only = leave_out(&row.version, keys_only, left, omitted);
+        put_head(out, field, key, &row.version, keys_only);
+        bp_pb_bytes(out, 2, bp_slice(row.value, keys_only ? 0 : row.version.value.size));
+        put_tail(out, &row.version);
+        return BP_OK;
     }
+    uint32_t token = bp_epoch_enter(view->epoch);
+    int code = put_indexed(view, &row, keys_only, field, out, left, omitted, err);
     bp_epoch_leave(view->epoch, token);
     return code;
 }
@@ -145,6 +213,9 @@ static struct bp_slice step_key(const struct bp_wire_step *step, uint32_t i) {
 /* Write the gathered keys until the page is full. */
 static int write_step(struct bp_wire_page *page, struct bp_error *err) {
     const struct bp_wire_step *step = page->step;
+    if (!page->keys_only) {
+        bp_value_ahead(page->view->segments, step->versions, step->n);
+    }
     for (uint32_t i = 0; i < step->n; i++) {
         struct bp_slice key = step_key(step, i);
         const struct bp_version *version = &step->versions[i];

@@ -11,14 +11,18 @@ struct bp_options test_options(void) {
                                .disk_reserve = 1};
 }
 
-int test_open(struct bp_sim *sim, const struct bp_options *options, struct bp_store **store,
-              struct bp_error *err) {
+struct bp_disk *test_disk(struct bp_sim *sim) {
     struct bp_io io;
     bp_sim_io(sim, &io);
     struct bp_disk *disk = bp_disk_new(&io);
     CHECK(disk != NULL);
     bp_disk_set_crash_is_error(disk, 1);
-    return bp_store_open(options, disk, store, err);
+    return disk;
+}
+
+int test_open(struct bp_sim *sim, const struct bp_options *options, struct bp_store **store,
+              struct bp_error *err) {
+    return bp_store_open(options, test_disk(sim), store, err);
 }
 
 struct bp_store *test_must_open(struct bp_sim *sim, const struct bp_options *options) {
@@ -26,6 +30,12 @@ struct bp_store *test_must_open(struct bp_sim *sim, const struct bp_options *opt
     struct bp_error err = {0};
     CHECK_OK(test_open(sim, options, &store, &err), &err);
     return store;
+}
+
+struct bp_store *test_reopen(struct bp_sim *sim, const struct bp_options *options,
+                             struct bp_store *store) {
+    bp_store_abandon(store);
+    return test_must_open(sim, options);
 }
 
 static struct bp_slice text(const char *s) {

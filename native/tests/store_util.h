@@ -11,6 +11,11 @@ int test_open(struct bp_sim *sim, const struct bp_options *options, struct bp_st
               struct bp_error *err);
 /* Opens or fails the test. */
 struct bp_store *test_must_open(struct bp_sim *sim, const struct bp_options *options);
+/* As a crash of the process alone: what was written is there, nothing is finished. */
+struct bp_store *test_reopen(struct bp_sim *sim, const struct bp_options *options,
+                             struct bp_store *store);
+/* The simulated disk; a crash armed on it is an error and not the end of the test. */
+struct bp_disk *test_disk(struct bp_sim *sim);
 
 /* Requests on user keys given as text; return the code. */
 int test_put(struct bp_store *store, const char *key, const char *value, uint64_t *revision);

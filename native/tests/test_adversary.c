@@ -16,9 +16,9 @@
 #include <unistd.h>
 
 #include "state_util.h"
+#include "wire_util.h"
 
 #include "../src/ops.h"
-#include "../src/protobuf.h"
 #include "../src/ticket.h"
 #include "../src/value.h"
 
@@ -826,28 +826,11 @@ static void test_a_damaged_only_checkpoint_is_made_up_for_by_the_whole_log(void)
     bp_sim_free(sim);
 }
 
-static void add_op(struct bp_buffer *frame, uint64_t id, uint32_t method, const char *key,
-                   const char *value, bool serializable) {
-    size_t op = bp_pb_open(frame, 1);
-    bp_pb_uint(frame, 1, id);
-    size_t body = bp_pb_open(frame, method);
-    bp_pb_text(frame, 1, key);
-    if (value != NULL) {
-        bp_pb_text(frame, 2, value);
-    }
-    bp_pb_uint(frame, 3, serializable ? 2 : 0);
-    bp_pb_close(frame, body);
-    bp_pb_close(frame, op);
-}
-
-enum { FRAME_PUT = 2, FRAME_GET = 4 };
-
 /* Whether the one answer waiting in the queue contains these bytes. */
 static bool answer_contains(struct bp_queue *queue, const char *text) {
-    struct bp_completion done;
-    CHECK_EQ_U64(bp_queue_take(queue, &done, 1), 1);
+    struct bp_completion done = test_take(queue);
     CHECK_EQ_U64(done.code, 0);
-    bool found = memmem(done.reply.data, done.reply.size, text, strlen(text)) != NULL;
+    bool found = test_count_in(&done.reply, text) > 0;
     bp_completion_free(&done);
     return found;
 }
@@ -861,8 +844,8 @@ static void test_serializable_reads_in_frames_go_on_after_the_log_failed(void) {
     struct bp_buffer frame = {0};
     CHECK(test_put(store, "k", "kept-value", NULL) == BP_OK);
     CHECK(bp_disk_arm(store->disk, BP_SITE_LOG_SYNC, BP_FAULT_EIO, 1, 0, 0) == 0);
-    add_op(&frame, 1, FRAME_PUT, "k", "lost-value", false);
-    add_op(&frame, 2, FRAME_GET, "k", NULL, true);
+    test_frame_op(&frame, 1, TEST_FRAME_PUT, "k", "lost-value", false);
+    test_frame_op(&frame, 2, TEST_FRAME_GET, "k", NULL, true);
     for (uint32_t i = 0; i < 2; i++) { /* in the group that fails, and in one after it */
         CHECK_OK(bp_submit_frame(store, queue, 'u', frame.data, frame.size, 0, &err), &err);
         bp_step_drive(store);
@@ -883,8 +866,8 @@ test_a_read_of_the_newest_state_is_answered_though_compaction_overtakes_its_plac
     struct bp_error err = {0};
     struct bp_buffer frame = {0};
     CHECK(test_put(store, "k", "first-value", NULL) == BP_OK);
-    add_op(&frame, 1, FRAME_GET, "k", NULL, false);
-    add_op(&frame, 2, FRAME_PUT, "k", "later-value", false);
+    test_frame_op(&frame, 1, TEST_FRAME_GET, "k", NULL, false);
+    test_frame_op(&frame, 2, TEST_FRAME_PUT, "k", "later-value", false);
     CHECK_OK(bp_submit_frame(store, queue, 'u', frame.data, frame.size, 1, &err), &err);
     CHECK_OK(bp_submit_compact(store, queue, 0, 2, &err), &err);
     bp_step_drive(store);

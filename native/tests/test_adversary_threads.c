@@ -9,8 +9,8 @@
 #include <sched.h>
 
 #include "../src/ops.h"
-#include "../src/protobuf.h"
 #include "state_util.h"
+#include "wire_util.h"
 
 #define WRITERS 3u
 #define ROUNDS 150u
@@ -69,19 +69,6 @@ static struct bp_completion take_one(struct bp_queue *queue) {
     return done;
 }
 
-static void add_op(struct bp_buffer *frame, uint64_t id, uint32_t method, const char *key,
-                   const char *value) {
-    size_t op = bp_pb_open(frame, 1);
-    bp_pb_uint(frame, 1, id);
-    size_t body = bp_pb_open(frame, method);
-    bp_pb_text(frame, 1, key);
-    if (value != NULL) {
-        bp_pb_text(frame, 2, value);
-    }
-    bp_pb_close(frame, body);
-    bp_pb_close(frame, op);
-}
-
 /*
  * Frames of put and get of one key: the get is answered with this put or, when compaction overtook
  * it, a later one: always one of ours.
@@ -97,8 +84,8 @@ static void *framer(void *arg) {
         char value[32];
         (void)snprintf(value, sizeof value, "framed-%u", i);
         for (uint32_t k = 0; k < 3; k++) {
-            add_op(&frame, 2 * k, 2, "framed", value);
-            add_op(&frame, 2 * k + 1, 4, "framed", NULL);
+            test_frame_op(&frame, 2 * k, TEST_FRAME_PUT, "framed", value, false);
+            test_frame_op(&frame, 2 * k + 1, TEST_FRAME_GET, "framed", NULL, false);
         }
         int code = bp_submit_frame(shared->store, queue, 'u', frame.data, frame.size, i, &err);
         bp_buffer_free(&frame);

@@ -13,15 +13,6 @@ struct file {
     uint64_t size, capacity;
 };
 
-static struct bp_disk *disk_of(struct bp_sim *sim) {
-    struct bp_io io;
-    bp_sim_io(sim, &io);
-    struct bp_disk *disk = bp_disk_new(&io);
-    CHECK(disk != NULL);
-    bp_disk_set_crash_is_error(disk, 1);
-    return disk;
-}
-
 /* The rest of a backup, taken in pieces of `piece` bytes. */
 static void read_rest(struct bp_backup *backup, struct file *file, uint64_t piece) {
     struct bp_error err = {0};
@@ -52,7 +43,7 @@ static struct file back_up(struct bp_store *store, uint64_t *revision) {
 }
 
 static void write_file(struct bp_sim *sim, const char *path, const uint8_t *bytes, uint64_t size) {
-    struct bp_disk *disk = disk_of(sim);
+    struct bp_disk *disk = test_disk(sim);
     (void)bp_disk_unlink(disk, BP_SITE_NONE, path);
     int fd = bp_disk_open(disk, BP_SITE_NONE, path, BP_O_WRITE | BP_O_CREATE);
     CHECK(fd >= 0 && bp_disk_write(disk, BP_SITE_NONE, fd, bytes, size, 0) == 0);
@@ -69,7 +60,7 @@ static struct bp_options restored_options(void) {
 }
 
 static int restore(struct bp_sim *sim, const struct bp_options *options, struct bp_error *err) {
-    struct bp_disk *disk = disk_of(sim);
+    struct bp_disk *disk = test_disk(sim);
     int code = bp_restore_on(options, disk, "backup", err);
     bp_disk_free(disk);
     return code;
@@ -268,7 +259,7 @@ static void expect_refused(struct bp_sim *sim, const struct bp_options *target, 
         fprintf(stderr, "%s at %llu: %d %s\n", what, (unsigned long long)at, code, err.message);
         exit(1);
     }
-    struct bp_disk *disk = disk_of(sim);
+    struct bp_disk *disk = test_disk(sim);
     int fd = bp_disk_open(disk, BP_SITE_NONE, "restored/STORE", BP_O_READ);
     CHECK(fd < 0); /* nothing that would open; and the next attempt finds the directory empty */
     bp_disk_free(disk);
@@ -305,7 +296,7 @@ static void test_a_restore_needs_an_empty_directory(void) {
     CHECK(test_get(store, "l", value, sizeof value));
     bp_store_abandon(store);
     target.dir = "strange";
-    struct bp_disk *disk = disk_of(sim);
+    struct bp_disk *disk = test_disk(sim);
     CHECK(bp_disk_mkdir(disk, "strange") == 0);
     bp_disk_free(disk);
     write_file(sim, "strange/letter", (const uint8_t *)"x", 1);
@@ -325,7 +316,7 @@ static void test_an_interrupted_restore_does_not_open(void) {
     for (int site = 1; site < BP_SITE_COUNT; site++) {
         for (uint64_t hit = 1; hit < 40; hit++) {
             struct bp_sim *sim = bp_sim_clone(original, (uint64_t)site * 100 + hit);
-            struct bp_disk *disk = disk_of(sim);
+            struct bp_disk *disk = test_disk(sim);
             CHECK(bp_disk_arm(disk, site, BP_FAULT_CRASH, hit, 1, 0) == 0);
             struct bp_error err = {0};
             int code = bp_restore_on(&target, disk, "backup", &err);
@@ -335,7 +326,7 @@ static void test_an_interrupted_restore_does_not_open(void) {
             bp_sim_power_cut(sim, hit % 3 == 0 ? 1024 : hit % 3 == 1 ? 0 : 512);
             struct bp_options options = target;
             struct bp_store *store = NULL;
-            struct bp_disk *look = disk_of(sim);
+            struct bp_disk *look = test_disk(sim);
             int fd = bp_disk_open(look, BP_SITE_NONE, "restored/STORE", BP_O_READ);
             int marker = bp_disk_open(look, BP_SITE_NONE, "restored/restoring", BP_O_READ);
             bp_disk_free(look);
@@ -377,7 +368,7 @@ static void test_a_failed_restore_cleans_up(void) {
     static const int sites[] = {BP_SITE_SETTLED_WRITE, BP_SITE_SETTLED_SYNC, BP_SITE_LOG_SYNC,
                                 BP_SITE_CHECKPOINT_RENAME, BP_SITE_CHECKPOINT_SYNC};
     for (size_t i = 0; i < sizeof sites / sizeof sites[0]; i++) {
-        struct bp_disk *disk = disk_of(sim);
+        struct bp_disk *disk = test_disk(sim);
         CHECK(bp_disk_arm(disk, sites[i], BP_FAULT_EIO, 1, 1, 0) == 0);
         CHECK(bp_restore_on(&target, disk, "backup", &err) != BP_OK);
         CHECK(bp_disk_hits(disk, sites[i]) > 0);
@@ -397,7 +388,7 @@ static void test_a_restored_store_that_lost_its_checkpoint_is_not_empty_but_corr
     struct bp_options target = restored_options();
     struct bp_error err = {0};
     CHECK_OK(restore(sim, &target, &err), &err);
-    struct bp_disk *disk = disk_of(sim);
+    struct bp_disk *disk = test_disk(sim);
     CHECK(bp_disk_unlink(disk, BP_SITE_NONE, "restored/0000000000000001.ckpt") == 0);
     bp_disk_free(disk);
     struct bp_store *store;

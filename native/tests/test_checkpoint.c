@@ -38,12 +38,6 @@ static void fill(struct bp_store *store, uint64_t seed, uint32_t writes) {
     }
 }
 
-static struct bp_store *reopen(struct bp_sim *sim, const struct bp_options *options,
-                               struct bp_store *store) {
-    bp_store_abandon(store);
-    return test_must_open(sim, options);
-}
-
 /* ---- round trips ----------------------------------------------------------------------------- */
 
 static void test_a_checkpoint_holds_everything(void) {
@@ -55,7 +49,7 @@ static void test_a_checkpoint_holds_everything(void) {
     fill(store, 2, 100);
     must_checkpoint(store);
     struct bp_buffer before = state_of(store);
-    store = reopen(sim, &options, store);
+    store = test_reopen(sim, &options, store);
     CHECK(store->recovery_checkpoint_keys > 0);
     CHECK_EQ_U64(store->recovery_entries, 0);
     state_must_equal(before, state_of(store));
@@ -71,7 +65,7 @@ static void test_replay_goes_on_where_the_checkpoint_ends(void) {
     must_checkpoint(store);
     fill(store, 2, 50);
     struct bp_buffer before = state_of(store);
-    store = reopen(sim, &options, store);
+    store = test_reopen(sim, &options, store);
     CHECK(store->recovery_checkpoint_keys > 0);
     CHECK(store->recovery_entries > 0 && store->recovery_entries < 100);
     state_must_equal(before, state_of(store));
@@ -86,7 +80,7 @@ static void test_an_empty_store_can_be_checkpointed(void) {
     struct bp_buffer before = state_of(store);
     must_checkpoint(store);
     must_checkpoint(store);
-    store = reopen(sim, &options, store);
+    store = test_reopen(sim, &options, store);
     CHECK_EQ_U64(store->keeper.n_checkpoints, 2);
     state_must_equal(before, state_of(store));
     bp_store_abandon(store);
@@ -111,7 +105,7 @@ static void test_many_blocks_and_many_versions_of_one_key(void) {
     must_checkpoint(store);
     CHECK(dir_use(store, ".ckpt").bytes > BP_CKPT_BLOCK);
     struct bp_buffer before = state_of(store);
-    store = reopen(sim, &options, store);
+    store = test_reopen(sim, &options, store);
     CHECK_EQ_U64(store->recovery_checkpoint_keys, 12 * 2001 + 1);
     state_must_equal(before, state_of(store));
     bp_store_abandon(store);
@@ -130,7 +124,7 @@ static void test_two_checkpoints_are_kept(void) {
     must_checkpoint(store); /* nothing was written since: a file of its own all the same */
     CHECK_EQ_U64(dir_use(store, ".ckpt").files, 2);
     CHECK_EQ_U64(store->keeper.checkpoints[0].index, store->keeper.checkpoints[1].index);
-    store = reopen(sim, &options, store);
+    store = test_reopen(sim, &options, store);
     CHECK_EQ_U64(store->keeper.n_checkpoints, 2);
     bp_store_abandon(store);
     bp_sim_free(sim);
@@ -174,7 +168,7 @@ static void test_in_interval_mode_the_log_is_synced_first(void) {
     uint64_t hash[2], after[2];
     bp_index_state_hash(store->index, hash);
     bp_sim_power_cut(sim, 0); /* nothing that was not synced is left */
-    store = reopen(sim, &options, store);
+    store = test_reopen(sim, &options, store);
     CHECK(store->next_revision > revision); /* jumped: the stop was not clean */
     bp_index_state_hash(store->index, after);
     CHECK(hash[0] == after[0] && hash[1] == after[1]);
@@ -277,14 +271,100 @@ static void test_a_damaged_newest_one_leads_to_the_one_before(void) {
     CHECK(checkpoint_path(store, 0, path));
     CHECK(bp_sim_file_size(sim, path, &size) == 0);
     damage(sim, path, size / 2);
-    store = reopen(sim, &options, store);
+    store = test_reopen(sim, &options, store);
     CHECK_EQ_U64(store->keeper.n_checkpoints, 1);
     CHECK(store->recovery_entries > 100);
     state_must_equal(before, state_of(store));
     must_checkpoint(store);
     CHECK_EQ_U64(dir_use(store, ".ckpt").files, 2); /* the damaged one is gone */
-    store = reopen(sim, &options, store);
+    store = test_reopen(sim, &options, store);
     CHECK_EQ_U64(store->keeper.n_checkpoints, 2);
+    bp_store_abandon(store);
+    bp_sim_free(sim);
+}
+
+/* A store whose newest checkpoint cannot be read once, in a log whose end is not known synced. */
+static struct bp_store *open_past_the_newest(struct bp_sim *sim, const struct bp_options *options) {
+    struct bp_store *store = NULL;
+    struct bp_error err = {0};
+    struct bp_disk *disk = test_disk(sim);
+    CHECK(bp_disk_arm(disk, BP_SITE_CHECKPOINT_READ, BP_FAULT_EIO, 1, 1, 0) == 0);
+    return bp_store_open(options, disk, &store, &err) == BP_OK ? store : NULL;
+}
+
+/* What was passed over names places in the log that may have moved since. */
+static void test_a_newest_one_that_could_not_be_read_once_is_never_used_again(void) {
+    struct bp_sim *sim = bp_sim_new(14);
+    struct bp_options options = test_options();
+    struct bp_store *store = test_must_open(sim, &options);
+    fill(store, 1, 60);
+    must_checkpoint(store);
+    fill(store, 2, 60);
+    must_checkpoint(store);
+    bp_store_abandon(store);
+    bp_sim_power_cut(sim, 0);
+    store = open_past_the_newest(sim, &options);
+    CHECK(store != NULL && store->keeper.n_checkpoints == 1);
+    CHECK_EQ_U64(dir_use(store, ".ckpt").files, 1);
+    fill(store, 3, 20);
+    struct bp_buffer before = state_of(store);
+    bp_store_abandon(store);
+    bp_sim_power_cut(sim, 0); /* its name is gone for good */
+    store = test_must_open(sim, &options);
+    CHECK_EQ_U64(store->keeper.n_checkpoints, 1);
+    CHECK_EQ_U64(dir_use(store, ".ckpt").files + dir_use(store, ".tmp").files, 1);
+    state_must_equal(before, state_of(store));
+    bp_store_abandon(store);
+    bp_sim_free(sim);
+}
+
+static void test_a_power_cut_while_a_newest_one_is_passed_over_loses_nothing(void) {
+    for (uint64_t bytes = 1; bytes < 20000; bytes += 487) {
+        struct bp_sim *sim = bp_sim_new(bytes);
+        struct bp_options options = test_options();
+        struct bp_store *store = test_must_open(sim, &options);
+        fill(store, 1, 60);
+        must_checkpoint(store);
+        fill(store, 2, 60);
+        must_checkpoint(store);
+        struct bp_buffer before = state_of(store);
+        bp_store_abandon(store);
+        bp_sim_power_cut(sim, 0);
+        bp_sim_cut_after_bytes(sim, bytes);
+        store = open_past_the_newest(sim, &options);
+        if (store != NULL) {
+            bp_store_abandon(store);
+        }
+        bp_sim_power_cut(sim, (uint32_t)(bytes % 1000));
+        store = test_must_open(sim, &options);
+        state_must_equal(before, state_of(store));
+        bp_store_abandon(store);
+        bp_sim_free(sim);
+    }
+}
+
+/* The start is refused, and everything is as it was: for a disk that recovers, and for fsck. */
+static void test_a_log_that_is_refused_leaves_the_newest_one_its_name(void) {
+    struct bp_sim *sim = bp_sim_new(15);
+    struct bp_options options = test_options();
+    struct bp_store *store = test_must_open(sim, &options);
+    fill(store, 1, 60);
+    must_checkpoint(store);
+    struct bp_pos at = store->applied_end; /* replay from the older one starts here */
+    fill(store, 2, 60);
+    must_checkpoint(store);
+    struct bp_buffer before = state_of(store);
+    char log[4224], newest[4224];
+    CHECK(checkpoint_path(store, 0, newest));
+    bp_segment_path(store->segments, at.segment, BP_SEGMENT_LOG, false, log, sizeof log);
+    bp_store_abandon(store);
+    damage(sim, log, at.offset + 40);
+    CHECK(open_past_the_newest(sim, &options) == NULL);
+    bp_sim_power_cut(sim, 0);
+    uint64_t size;
+    CHECK(bp_sim_file_size(sim, newest, &size) == 0);
+    store = test_must_open(sim, &options); /* from which the damage is not looked at */
+    state_must_equal(before, state_of(store));
     bp_store_abandon(store);
     bp_sim_free(sim);
 }
@@ -429,7 +509,7 @@ static void test_a_failed_step_discards_that_file_only(void) {
         CHECK_EQ_U64(dir_use(store, ".ckpt").files, 2);
         bp_buffer_free(&before);
         before = state_of(store);
-        store = reopen(sim, &options, store);
+        store = test_reopen(sim, &options, store);
         CHECK_EQ_U64(store->recovery_entries, 0);
         state_must_equal(before, state_of(store));
         bp_store_abandon(store);
@@ -543,6 +623,9 @@ int main(int argc, char **argv) {
     RUN(test_in_interval_mode_the_log_is_synced_first);
     RUN(test_the_cut_is_exact_whatever_is_written_meanwhile);
     RUN(test_a_damaged_newest_one_leads_to_the_one_before);
+    RUN(test_a_newest_one_that_could_not_be_read_once_is_never_used_again);
+    RUN(test_a_power_cut_while_a_newest_one_is_passed_over_loses_nothing);
+    RUN(test_a_log_that_is_refused_leaves_the_newest_one_its_name);
     RUN(test_both_damaged_is_corruption_and_touches_nothing);
     RUN(test_any_flipped_byte_is_noticed);
     RUN(test_a_newer_format_is_refused_and_not_fallen_back_from);

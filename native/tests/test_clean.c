@@ -55,12 +55,6 @@ static void storm(struct bp_store *store, uint64_t seed, uint32_t writes, uint32
     settle(store);
 }
 
-static struct bp_store *reopen(struct bp_sim *sim, const struct bp_options *options,
-                               struct bp_store *store) {
-    bp_store_abandon(store);
-    return test_must_open(sim, options);
-}
-
 static uint64_t data_bytes(struct bp_store *store) {
     return dir_use(store, ".log").bytes + dir_use(store, ".set").bytes +
            dir_use(store, ".ckpt").bytes;
@@ -116,7 +110,7 @@ static void test_an_overwrite_storm_returns_to_twice_the_live_data(void) {
     CHECK(atomic_load(&store->counters.cleaned_segments) > 0);
     live_bytes_must_add_up(store);
     struct bp_buffer before = state_of(store);
-    store = reopen(sim, &options, store);
+    store = test_reopen(sim, &options, store);
     state_must_equal(before, state_of(store));
     clean_all(store);
     live_bytes_must_add_up(store);
@@ -153,7 +147,7 @@ static void test_a_delete_storm_leaves_next_to_nothing(void) {
     struct bp_index_stats stats;
     bp_index_get_stats(store->index, &stats);
     CHECK_EQ_U64(stats.items, 0);
-    store = reopen(sim, &options, store);
+    store = test_reopen(sim, &options, store);
     CHECK_EQ_U64(store->recovery_checkpoint_keys, 0);
     bp_store_abandon(store);
     bp_sim_free(sim);
@@ -198,7 +192,7 @@ static void test_an_idle_store_comes_to_rest_after_any_number_of_restarts(void) 
         must_checkpoint(store);
         settle(store);
         CHECK(!bp_checkpoint_due(store));
-        store = reopen(sim, &options, store);
+        store = test_reopen(sim, &options, store);
     }
     CHECK(dir_use(store, ".set").files <= 6);
     CHECK(dir_use(store, ".log").files <= 4);
@@ -291,7 +285,7 @@ static void test_empty_values_outlive_their_segment(void) {
     CHECK(test_get(store, "empty", value, sizeof value) && value[0] == 0);
     must_checkpoint(store);
     struct bp_buffer before = state_of(store);
-    store = reopen(sim, &options, store);
+    store = test_reopen(sim, &options, store);
     CHECK(test_get(store, "empty", value, sizeof value) && value[0] == 0);
     state_must_equal(before, state_of(store));
     bp_store_abandon(store);
@@ -366,7 +360,7 @@ static void test_a_failed_step_of_cleaning_loses_nothing(void) {
         settle(store); /* the next attempt succeeds */
         CHECK(atomic_load(&store->counters.cleaned_segments) > 0);
         live_bytes_must_add_up(store);
-        store = reopen(sim, &options, store);
+        store = test_reopen(sim, &options, store);
         state_must_equal(before, state_of(store));
         bp_store_abandon(store);
         bp_sim_free(sim);

@@ -6,14 +6,6 @@
 #include "../src/fsck.h"
 #include "store_util.h"
 
-static struct bp_disk *disk_of(struct bp_sim *sim) {
-    struct bp_io io;
-    bp_sim_io(sim, &io);
-    struct bp_disk *disk = bp_disk_new(&io);
-    CHECK(disk != NULL);
-    return disk;
-}
-
 struct result {
     int code;
     struct bp_error err;
@@ -21,7 +13,7 @@ struct result {
 };
 
 static void fsck(struct bp_sim *sim, const char *rebuild, struct result *result) {
-    struct bp_disk *disk = disk_of(sim);
+    struct bp_disk *disk = test_disk(sim);
     struct bp_reply reply;
     memset(result, 0, sizeof *result);
     result->code = bp_fsck_on(disk, "store", rebuild, &reply, &result->err);
@@ -93,7 +85,7 @@ static int match(void *arg, const char *name) {
 
 /* The first (or last) file of a kind by name. */
 static bool find_file(struct bp_sim *sim, const char *suffix, bool last, char name[64]) {
-    struct bp_disk *disk = disk_of(sim);
+    struct bp_disk *disk = test_disk(sim);
     struct search search = {.suffix = suffix, .name = name, .last = last};
     name[0] = 0;
     CHECK(bp_disk_list(disk, "store", match, &search) == 0);
@@ -106,7 +98,7 @@ static void path_in_store(const char *name, char path[80]) {
 }
 
 static void remove_file(struct bp_sim *sim, const char *path) {
-    struct bp_disk *disk = disk_of(sim);
+    struct bp_disk *disk = test_disk(sim);
     CHECK(bp_disk_unlink(disk, BP_SITE_NONE, path) == 0);
     bp_disk_free(disk);
 }
@@ -143,7 +135,7 @@ static void test_a_running_daemon_is_left_alone(void) {
     CHECK_EQ_U64(result.code, BP_FAILED_PRECONDITION);
     CHECK_EQ_U64(result.err.reason, BP_REASON_STORE_LOCKED);
     bp_store_abandon(store);
-    struct bp_disk *disk = disk_of(sim);
+    struct bp_disk *disk = test_disk(sim);
     struct bp_reply reply;
     CHECK(bp_fsck_on(disk, "nowhere", NULL, &reply, &result.err) != BP_OK);
     CHECK(bp_disk_mkdir(disk, "empty") == 0);

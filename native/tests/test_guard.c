@@ -191,12 +191,11 @@ static void test_counters_tell_what_happened(void) {
     CHECK(bp_guard_enter(guard, GET, NULL, 7, 1, 0, &err) == BP_UNAUTHENTICATED);
     bp_guard_exit(guard, GET, BP_OK, 50000);
     bp_guard_exit(guard, GET, 99, 50001);
-    bp_guard_add_bytes(guard, GET, 1, 30);
     CHECK(bp_guard_snapshot(guard, GET, &stats));
     CHECK(strcmp(stats.name, "/kv/Get") == 0 && stats.in_flight == 1 && stats.denied == 1);
     CHECK(stats.codes[BP_OK] == 1 && stats.codes[BP_INTERNAL] == 1);
     CHECK(stats.codes[BP_UNAUTHENTICATED] == 1);
-    CHECK(stats.received_bytes == 22 && stats.sent_bytes == 30 && stats.latency_sum_ns == 100001);
+    CHECK(stats.latency_sum_ns == 100001);
     CHECK(stats.latency[0] == 1 && stats.latency[1] == 1); /* a bound belongs to its bucket */
     bp_guard_exit(guard, GET, BP_OK, UINT64_MAX);
     CHECK(bp_guard_snapshot(guard, GET, &stats));

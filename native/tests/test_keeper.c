@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include "../src/keeper.h"
 #include "state_util.h"
 
 /* `writes` puts of random keys below `keys`. */
@@ -269,6 +270,90 @@ static void test_expired_leases_are_revoked_in_batches(void) {
     bp_sim_free(sim);
 }
 
+/* ---- rounds ---------------------------------------------------------------------------------- */
+
+static uint64_t (*sim_clock)(void *ctx);
+static struct bp_store *written_to;
+
+/* Every look at the clock is 30 ms later, and clients have written a megabyte meanwhile. */
+static uint64_t slow_clock(void *ctx) {
+    bp_sim_advance_ns(ctx, 30 * MS);
+    if (written_to != NULL) {
+        atomic_fetch_add(&written_to->bytes_since_checkpoint, 1u << 20);
+    }
+    return sim_clock(ctx);
+}
+
+static struct bp_store *open_slow(struct bp_sim *sim, const struct bp_options *options) {
+    struct bp_io io;
+    struct bp_store *store;
+    struct bp_error err = {0};
+    bp_sim_io(sim, &io);
+    sim_clock = io.clock_boot_ns;
+    io.clock_boot_ns = slow_clock;
+    struct bp_disk *disk = bp_disk_new(&io);
+    CHECK(disk != NULL);
+    CHECK_OK(bp_store_open(options, disk, &store, &err), &err);
+    return store;
+}
+
+/* Segments that hold nothing and that no kept checkpoint needs. */
+static uint32_t count_free(struct bp_store *store) {
+    uint32_t n = 0, replay = bp_checkpoint_replay_segment(store);
+    for (struct bp_segment *s = bp_segments_next(store->segments, 0); s != NULL;
+         s = bp_segments_next(store->segments, s->header.id)) {
+        n += s->header.kind == BP_SEGMENT_LOG && s->header.id < replay &&
+             atomic_load(&s->live_bytes) == 0 && !bp_checkpoint_names(store, s->header.id);
+    }
+    return n;
+}
+
+static void test_what_a_checkpoint_frees_is_gone_though_the_next_is_due_already(void) {
+    struct bp_sim *sim = bp_sim_new(25);
+    struct bp_options options = test_options();
+    options.checkpoint_bytes = 1u << 20; /* always due */
+    struct bp_store *store = open_slow(sim, &options);
+    for (uint32_t round = 0; round < 5; round++) {
+        put_values(store, round, 600, 20, 64000); /* many segments */
+        CHECK(test_compact(store, 0) == BP_OK);
+        uint64_t made = atomic_load(&store->counters.checkpoints);
+        while (bp_index_trimmed(store->index) < atomic_load(&store->floor)) {
+            (void)bp_step_clean(store); /* what was overwritten is dead before the round */
+        }
+        written_to = store;
+        (void)bp_keeper_round(store);
+        written_to = NULL;
+        (void)bp_step_drive(store);
+        CHECK_EQ_U64(atomic_load(&store->counters.checkpoints), made + 1);
+        CHECK_EQ_U64(count_free(store), 0);
+    }
+    bp_store_abandon(store);
+    bp_sim_free(sim);
+}
+
+/* The thread goes on after a moment then, and not after a tick. */
+static void test_a_round_that_a_checkpoint_cuts_short_says_that_work_is_left(void) {
+    struct bp_sim *sim = bp_sim_new(26);
+    struct bp_options options = test_options();
+    options.checkpoint_bytes = 1u << 20;
+    struct bp_store *store = open_slow(sim, &options);
+    for (uint32_t i = 0; i < 10; i++) {
+        CHECK(test_batch(store, "key/", 2000, "v", NULL) == BP_OK);
+    }
+    CHECK(test_compact(store, 0) == BP_OK); /* much to trim, in many steps */
+    written_to = store;
+    uint32_t rounds = 1;
+    while (bp_keeper_round(store)) {
+        CHECK(++rounds < 100);
+    }
+    written_to = NULL;
+    CHECK(rounds > 2);
+    CHECK_EQ_U64(atomic_load(&store->counters.checkpoints), rounds);
+    CHECK_EQ_U64(bp_index_trimmed(store->index), atomic_load(&store->floor));
+    bp_store_abandon(store);
+    bp_sim_free(sim);
+}
+
 /* ---- the thread ------------------------------------------------------------------------------ */
 
 /*
@@ -320,6 +405,8 @@ int main(int argc, char **argv) {
     RUN(test_a_busy_store_compacts_no_more_often_than_it_must);
     RUN(test_history_is_compacted_by_number_and_by_bytes);
     RUN(test_expired_leases_are_revoked_in_batches);
+    RUN(test_what_a_checkpoint_frees_is_gone_though_the_next_is_due_already);
+    RUN(test_a_round_that_a_checkpoint_cuts_short_says_that_work_is_left);
     RUN(test_the_thread_checkpoints_cleans_and_expires_by_itself);
     TESTS_END;
 }

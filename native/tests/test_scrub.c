@@ -310,6 +310,41 @@ static void test_the_background_keeps_its_pace(void) {
     bp_sim_free(sim);
 }
 
+/* An hour must not pass before what a new store was given is looked at for the first time. */
+static void test_a_pass_over_an_empty_store_does_not_put_off_the_first_real_one(void) {
+    struct bp_sim *sim = bp_sim_new(11);
+    struct bp_options options = test_options();
+    options.scrub_bytes_per_s = 1 << 20;
+    struct bp_store *store = test_must_open(sim, &options);
+    struct bp_status status;
+    for (int second = 0; second < 300; second++) {
+        (void)bp_scrub_background(store);
+        bp_sim_advance_ns(sim, UINT64_C(1000000000));
+    }
+    bp_get_status(store, &status);
+    CHECK_EQ_U64(status.scrubbed_bytes, 0);
+    for (int i = 0; i < 8; i++) {
+        char key[32];
+        (void)snprintf(key, sizeof key, "large%02d", i);
+        CHECK(test_put_bytes(store, key, large, sizeof large, 0, NULL, NULL) == BP_OK);
+    }
+    for (int second = 0; second < 60 + 20; second++) {
+        bp_sim_advance_ns(sim, UINT64_C(1000000000));
+        (void)bp_scrub_background(store);
+    }
+    bp_get_status(store, &status);
+    uint64_t pass = status.scrubbed_bytes;
+    CHECK(pass >= 8 * sizeof large);
+    for (int second = 0; second < 3400; second++) { /* and that one counts */
+        bp_sim_advance_ns(sim, UINT64_C(1000000000));
+        (void)bp_scrub_background(store);
+    }
+    bp_get_status(store, &status);
+    CHECK_EQ_U64(status.scrubbed_bytes, pass);
+    bp_store_abandon(store);
+    bp_sim_free(sim);
+}
+
 /* ---- beside everything else ----------------------------------------------------------------- */
 
 static void *write_and_clean(void *arg) {
@@ -359,6 +394,7 @@ int main(int argc, char **argv) {
     RUN(test_an_index_that_does_not_add_up_is_found);
     RUN(test_steps_are_bounded_also_for_a_key_with_many_versions);
     RUN(test_the_background_keeps_its_pace);
+    RUN(test_a_pass_over_an_empty_store_does_not_put_off_the_first_real_one);
     RUN(test_scrubbing_beside_writes_and_cleaning_finds_nothing);
     TESTS_END;
 }

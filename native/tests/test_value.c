@@ -4,6 +4,7 @@
 #include <errno.h>
 
 #include "../src/crc32c.h"
+#include "../src/value_cache.h"
 #include "log_rig.h"
 
 #define CHUNK BP_CRC_CHUNK
@@ -232,6 +233,124 @@ static void a_reference_that_cannot_be_is_damage(void) {
     drop(&stored);
 }
 
+/* ---- several values -------------------------------------------------------------------------- */
+
+enum { MANY = 300, EXTENT = 400 << 10 };
+
+/* Many values in one segment, in the order of their places, `gap` bytes apart, behind a cache. */
+struct many {
+    struct rig rig;
+    struct bp_value_cache *cache;
+    uint8_t *bytes; /* the segment's, header block and all */
+    struct bp_version versions[MANY];
+};
+
+static void store_many(struct many *many, uint32_t gap) {
+    rig_init(&many->rig, 3);
+    many->cache = bp_value_cache_new(8u << 20);
+    bp_segments_set_cache(many->rig.segments, many->cache);
+    many->bytes = calloc(1, BP_SEGMENT_HEADER + EXTENT);
+    CHECK(many->cache != NULL && many->bytes != NULL);
+    uint32_t at = BP_SEGMENT_HEADER;
+    for (uint32_t i = 0; i < MANY; i++) {
+        uint32_t size = i % 50 == 7 ? 0 : i % 50 == 9 ? 1200 : 1 + i * 31 % 400;
+        CHECK(at + size <= BP_SEGMENT_HEADER + EXTENT);
+        rig_fill(many->bytes + at, size, i, 3);
+        many->versions[i] = (struct bp_version){
+            .revision = i + 1,
+            .version = 1,
+            .value = {.at = {.segment = 1, .offset = at},
+                      .size = size,
+                      .crc = bp_crc32c(0, many->bytes + at, size)},
+        };
+        at += size + gap;
+    }
+    struct bp_segment_header header = {.kind = BP_SEGMENT_SETTLED, .id = 1, .salt = 9};
+    memcpy(header.store_id, rig_store_id, 16);
+    struct bp_segment *segment;
+    CHECK_OK(bp_segment_create(many->rig.segments, &header, 2u << 20,
+                               many->bytes + BP_SEGMENT_HEADER, EXTENT, &segment, &many->rig.err),
+             &many->rig.err);
+}
+
+static void drop_many(struct many *many) {
+    rig_free(&many->rig);
+    bp_value_cache_free(many->cache);
+    free(many->bytes);
+}
+
+static int read_one(struct many *many, uint32_t i) {
+    uint8_t out[1200];
+    const struct bp_value_ref *value = &many->versions[i].value;
+    int code = bp_value_read(many->rig.segments, value, 0, value->size, out, &many->rig.err);
+    CHECK(code != BP_OK || memcmp(out, many->bytes + value->at.offset, value->size) == 0);
+    return code;
+}
+
+static void values_near_each_other_are_read_at_once(void) {
+    struct many many;
+    store_many(&many, 40);
+    /* Four reads bring in all that a cache keeps; no more would succeed. */
+    CHECK(bp_disk_arm(many.rig.disk, BP_SITE_VALUE_READ, BP_FAULT_EIO, 5, 0, 0) == 0);
+    bp_value_ahead(many.rig.segments, many.versions, 200);
+    CHECK(bp_disk_arm(many.rig.disk, BP_SITE_VALUE_READ, BP_FAULT_EIO, 1, 0, 0) == 0);
+    uint32_t there = 0;
+    for (uint32_t i = 0; i < 200; i++) {
+        there += read_one(&many, i) == BP_OK;
+    }
+    CHECK(there >= 190); /* four are too large, and a few may have fallen on each other */
+    drop_many(&many);
+}
+
+static void any_order_and_distance_reads_as_written(void) {
+    static const uint32_t gaps[] = {0, 40, 700, 1100};
+    for (uint32_t g = 0; g < sizeof gaps / sizeof gaps[0]; g++) {
+        struct many many;
+        store_many(&many, gaps[g]);
+        struct bp_version shuffled[MANY];
+        for (uint32_t i = 0; i < MANY; i++) {
+            shuffled[i] = many.versions[g % 2 == 0 ? MANY - 1 - i : i * 77 % MANY];
+        }
+        bp_value_ahead(many.rig.segments, shuffled, MANY);
+        bp_value_ahead(many.rig.segments, shuffled, MANY); /* and again when all is there */
+        for (uint32_t i = 0; i < MANY; i++) {
+            CHECK_OK(read_one(&many, i), &many.rig.err);
+        }
+        drop_many(&many);
+    }
+}
+
+static void a_damaged_value_among_its_neighbours_is_reported_alone(void) {
+    struct many many;
+    store_many(&many, 40);
+    CHECK(bp_sim_flip(many.rig.sim, RIG_DIR "/00000001.set", many.versions[20].value.at.offset + 3,
+                      3) == 0);
+    bp_value_ahead(many.rig.segments, many.versions, 100);
+    for (uint32_t i = 0; i < 100; i++) {
+        CHECK_EQ_U64(read_one(&many, i), i == 20 ? BP_DATA_LOSS : BP_OK);
+    }
+    drop_many(&many);
+}
+
+static void a_read_ahead_that_fails_harms_nobody(void) {
+    struct many many;
+    store_many(&many, 40);
+    CHECK(bp_disk_arm(many.rig.disk, BP_SITE_VALUE_READ, BP_FAULT_EIO, 1, 2, 0) == 0);
+    bp_value_ahead(many.rig.segments, many.versions, 60);
+    struct bp_version gone = many.versions[0];
+    gone.value.at.segment = 9; /* a segment that is not there */
+    struct bp_version pair[2] = {gone, gone};
+    bp_value_ahead(many.rig.segments, pair, 2);
+    CHECK(bp_disk_arm(many.rig.disk, BP_SITE_VALUE_READ, BP_FAULT_NONE, 1, 0, 0) == 0);
+    for (uint32_t i = 0; i < 60; i++) {
+        CHECK_OK(read_one(&many, i), &many.rig.err);
+    }
+    bp_segments_set_cache(many.rig.segments, NULL);
+    bp_value_ahead(many.rig.segments, many.versions, 60);
+    CHECK_OK(read_one(&many, 0), &many.rig.err);
+    drop_many(&many);
+}
+
 int main(int argc, char **argv) {
     TESTS_BEGIN;
     RUN(any_range_of_any_size_reads_as_written);
@@ -244,5 +363,9 @@ int main(int argc, char **argv) {
     RUN(a_read_error_is_unavailable_not_damage);
     RUN(a_file_cut_short_and_a_missing_segment_are_damage);
     RUN(a_reference_that_cannot_be_is_damage);
+    RUN(values_near_each_other_are_read_at_once);
+    RUN(any_order_and_distance_reads_as_written);
+    RUN(a_damaged_value_among_its_neighbours_is_reported_alone);
+    RUN(a_read_ahead_that_fails_harms_nobody);
     TESTS_END;
 }

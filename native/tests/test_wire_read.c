@@ -1045,7 +1045,7 @@ static void test_lease_replies_hold_as_many_keys_as_fit(void) {
     }
     expect_text(t.data, " rev  lease  ttl  left  keys  key a key b");
     f->reply.size = 0;
-    bp_wire_lease_reply(BP_METHOD_KEEP_ALIVE, 3, 7, 60000, 60000, NULL, 0, &f->reply);
+    bp_wire_keep_alive_reply(3, 7, 60000, &f->reply);
     CHECK(f->reply.size == 6 && memcmp(f->reply.data, "\x08\x03\x10\x07\x18\x3c", 6) == 0);
     close_fixture(f);
 }

@@ -4,6 +4,7 @@
 PYTHON ?= python3
 JOBS ?= 2
 FUZZ_SECONDS ?= 10
+TEST_WORKERS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 CACHE := $(HOME)/.cache/bedplate
@@ -86,7 +87,7 @@ test-native: ## C tests plain and under sanitizers, short fuzz runs
 	else echo 'fuzz: skipped, clang is missing; tests/install-debian installs it'; fi
 
 test-python: setup ## the pytest suite alone
-	@PATH="$(TOOLS):$$PATH" $(BIN)/python -m pytest $(PYTEST_ARGS)
+	@PATH="$(TOOLS):$$PATH" $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 check: setup ## linters, formats, types, contract
 	@echo 'check: ruff' && $(BIN)/ruff check $(PYTHON_TREES)

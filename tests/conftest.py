@@ -1,14 +1,31 @@
-"""What every test gets: with BEDPLATE_TEST_STRICT=1 no test may be skipped or expected to fail.
+"""What every test gets.
 
-Tests marked `gpu` are deselected by pyproject.toml unless `-m` asks for them, which is no skip.
+* With BEDPLATE_TEST_STRICT=1 no test may be skipped or expected to fail. Tests marked `gpu` are
+  deselected by pyproject.toml unless `-m` asks for them, which is no skip.
+* With `-n 3 --dist loadfile` three workers share the run as tests/schedule.py says.
 """
+
+from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+if TYPE_CHECKING:
+    from tests.schedule import Schedule
+
 STRICT = os.environ.get("BEDPLATE_TEST_STRICT") == "1"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Schedule | None:
+    if config.getoption("dist") != "loadfile":
+        return None
+    from tests.schedule import Schedule
+
+    return Schedule(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -62,8 +62,7 @@ void bp_index_get_stats(const struct bp_index *index, struct bp_index_stats *sta
         .keys = counter(&c->keys),
         .items = counter(&c->items),
         .versions = counter(&c->versions),
-        .memory_bytes =
-            sizeof *index + BP_STAMPS * sizeof index->stamps[0] + bp_slab_bytes(&index->slab),
+        .memory_bytes = sizeof *index + bp_slab_bytes(&index->slab),
         .history_effects = effects - trimmed_effects,
         .history_memory_bytes = bp_slab_bytes(&index->history.slab),
         .history_value_bytes = counter(&c->history_value_bytes),

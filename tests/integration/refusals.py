@@ -18,6 +18,7 @@ class Refusal:
     metadata: dict[str, str]
     retry_ms: int | None
     message: str
+    fields: list[str]  # of google.rpc.BadRequest; "" is the message as a whole
 
 
 def refusal(error: grpc.RpcError) -> Refusal:
@@ -25,19 +26,20 @@ def refusal(error: grpc.RpcError) -> Refusal:
     call: Any = error  # what grpc raises is both
     status = rpc_status.from_call(call)
     assert status is not None, error
-    info, field, retry_ms = ErrorInfo(), "", None
+    info, fields, retry_ms = ErrorInfo(), list[str](), None
     for packed in status.details:
         violations, retry = BadRequest(), RetryInfo()
         if packed.Unpack(violations):
-            (violation,) = violations.field_violations
-            field = violation.field
+            fields = [violation.field for violation in violations.field_violations]
         elif packed.Unpack(retry):
             retry_ms = retry.retry_delay.ToMilliseconds()
         else:
             assert packed.Unpack(info), packed
     assert info.domain == "bedplate"
     assert info.reason
-    return Refusal(call.code(), info.reason, field, dict(info.metadata), retry_ms, status.message)
+    field = fields[0] if fields else ""
+    metadata = dict(info.metadata)
+    return Refusal(call.code(), info.reason, field, metadata, retry_ms, status.message, fields)
 
 
 def refused(call: Callable[..., Any], *arguments: Any, **keywords: Any) -> Refusal:

@@ -3,8 +3,10 @@
 import hashlib
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import Queue
+from typing import Any
 
 import grpc
 import pytest
@@ -19,11 +21,13 @@ from bedplate.api.kv.v1.kv_pb2 import (
     ScanRequest,
     WatchRequest,
 )
+from bedplate.api.object.v1 import object_pb2 as pb
+from bedplate.api.object.v1.object_pb2_grpc import ObjectServiceStub
 from bedplate.errors import StartupError
 from bedplate.server.config import TLSConfig
 from bedplate.server.tls import server_credentials
 from tests.integration.conftest import MakeDaemon
-from tests.integration.daemon import Daemon
+from tests.integration.daemon import Daemon, eventually
 from tests.integration.refusals import Refusal, refused
 
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
@@ -108,6 +112,57 @@ def test_tokens_are_read_again_on_sighup(guarded: Daemon, tokens: Path) -> None:
     kv.Get(GetRequest(key=b"k"), metadata=bearer("newcomer"))
     revoked = refused(kv.Get, GetRequest(key=b"k"), metadata=bearer("reader"))
     assert revoked.reason == "TOKEN_UNKNOWN"
+
+
+def test_open_streams_end_with_the_token_that_opened_them(guarded: Daemon, tokens: Path) -> None:
+    kv = guarded.kv()
+    asks: Queue[object] = Queue()
+    requests: Iterator[Any] = iter(asks.get, None)
+    watch = kv.Watch(WatchRequest(prefix=b"k"), metadata=bearer("reader"))
+    kept = kv.Watch(WatchRequest(prefix=b"k"), metadata=bearer("root"))
+    pipeline = kv.Pipeline(requests, metadata=bearer("writer"))
+    assert next(watch).created
+    assert next(kept).created
+    asks.put(PipelineRequest(ops=[PipelineOp(id=1, put=PutRequest(key=b"k"))]))
+    assert next(pipeline).results[0].put.revision
+    assert next(kept).events
+    write_tokens(tokens, root="kv:*", writer="kv:read")
+    guarded.signal(signal.SIGHUP)
+    guarded.wait_for("streams_ended", count=2)
+    assert next(watch).events  # what was sent before
+    revoked, narrowed = refused(next, watch), refused(next, pipeline)
+    assert (revoked.code, revoked.reason) == (UNAUTHENTICATED, "TOKEN_UNKNOWN")
+    assert (narrowed.code, narrowed.reason) == (DENIED, "SCOPE_MISSING")
+    asks.put(None)
+    kv.Put(PutRequest(key=b"k2"), metadata=bearer("root"))
+    assert next(kept).events
+    kept.cancel()
+
+
+def test_a_revoked_download_that_nobody_reads_ends(start: MakeDaemon, tokens: Path) -> None:
+    write_tokens(tokens, root="object:*", gone="object:read")
+    daemon = start(f"auth.tokens_file={tokens}")
+    objects = ObjectServiceStub(daemon.channel())
+    objects.CreateBucket(pb.CreateBucketRequest(bucket="b"), metadata=bearer("root"))
+
+    def messages() -> Iterator[pb.PutObjectRequest]:
+        yield pb.PutObjectRequest(header=pb.PutObjectHeader(bucket="b", key="k"))
+        for _ in range(32):
+            yield pb.PutObjectRequest(chunk=pb.DataChunk(data=bytes(2**20)))
+
+    objects.PutObject(messages(), metadata=bearer("root"))
+    request = pb.GetObjectRequest(bucket="b", key="k")
+    unread = ObjectServiceStub(daemon.channel()).GetObject(request, metadata=bearer("gone"))
+    assert next(unread).HasField("header")
+    write_tokens(tokens, root="object:*")
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_for("streams_ended", count=1)
+    opened = {"method": "GetObject", "service": "bedplate.object.v1.ObjectService"}
+    eventually(lambda: daemon.metric("bedplate_rpcs_in_flight", **opened) == 0)
+    with pytest.raises(grpc.RpcError) as failure:
+        list(unread)
+    # The status, or, where it could not be sent behind the data, the end of the connection.
+    assert failure.value.code() in (UNAUTHENTICATED, grpc.StatusCode.UNAVAILABLE)
 
 
 def test_a_bad_file_leaves_the_old_tokens_in_force(guarded: Daemon, tokens: Path) -> None:

@@ -1,7 +1,10 @@
 """Every limit has a key, and what is over it says so."""
 
+from typing import Any
+
 import grpc
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest
 
 from bedplate.api.kv.v1.kv_pb2 import (
     BatchOp,
@@ -18,6 +21,13 @@ from bedplate.api.kv.v1.kv_pb2 import (
     TxnRequest,
     WatchRequest,
 )
+from bedplate.api.object.v1.object_pb2 import (
+    CreateBucketRequest,
+    DataChunk,
+    PutObjectHeader,
+    PutObjectRequest,
+)
+from bedplate.api.object.v1.object_pb2_grpc import ObjectServiceStub
 from tests.integration.conftest import MakeDaemon
 from tests.integration.daemon import Daemon, eventually
 from tests.integration.refusals import refused
@@ -83,6 +93,52 @@ def test_a_frame_that_is_too_large_ends_its_stream(small: Daemon) -> None:
     ops = [PipelineOp(id=i, put=PutRequest(key=b"k", value=b"v" * 1024)) for i in range(4)]
     large = refused(next, small.kv().Pipeline(iter([PipelineRequest(ops=ops)])))
     assert (large.code, large.reason) == (INVALID, "REQUEST_TOO_LARGE")
+
+
+@pytest.mark.parametrize("size", [2 << 20, 6 << 20, 15 << 20])
+def test_a_message_beyond_the_limit_says_so_well_beyond_it(
+    shared_daemon: Daemon, size: int
+) -> None:
+    put = PutRequest(key=b"k", value=bytes(size))
+    unary = refused(shared_daemon.kv().Put, put)
+    assert (unary.code, unary.reason) == (INVALID, "REQUEST_TOO_LARGE")
+    frame = PipelineRequest(ops=[PipelineOp(id=1, put=put)])
+    stream = refused(next, shared_daemon.kv().Pipeline(iter([frame])))
+    assert (stream.code, stream.reason) == (INVALID, "REQUEST_TOO_LARGE")
+    objects = ObjectServiceStub(shared_daemon.channel())
+    chunk = PutObjectRequest(chunk=DataChunk(data=bytes(size)))
+    upload = refused(objects.PutObject, iter([chunk]))
+    assert (upload.code, upload.reason) == (INVALID, "REQUEST_TOO_LARGE")
+    probe = HealthCheckRequest(service="s" * size)
+    assert refused(shared_daemon.health().Check, probe).reason == "REQUEST_TOO_LARGE"
+
+
+def test_what_only_the_transport_can_refuse_is_refused(shared_daemon: Daemon) -> None:
+    with pytest.raises(grpc.RpcError) as failure:
+        shared_daemon.kv().Put(PutRequest(key=b"k", value=bytes(17 << 20)))
+    assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_every_invalid_argument_names_a_field_or_the_whole_message(small: Daemon) -> None:
+    channel: Any = small.channel()
+    put = channel.unary_unary("/bedplate.kv.v1.KVService/Put")
+    status = channel.unary_unary("/bedplate.admin.v1.AdminService/GetStatus")
+    head = channel.unary_unary("/bedplate.object.v1.ObjectService/HeadObject")
+    for call in (put, status, head):
+        malformed = refused(call, b"\xff")
+        assert (malformed.code, malformed.reason) == (INVALID, "MALFORMED_REQUEST")
+        assert malformed.fields == [""]
+    large = refused(put, bytes(5000))
+    assert (large.reason, large.fields) == ("REQUEST_TOO_LARGE", [""])
+
+
+def test_an_object_announced_too_large_is_refused_before_its_data(start: MakeDaemon) -> None:
+    objects = ObjectServiceStub(start("objects.size_max=1MiB").channel())
+    objects.CreateBucket(CreateBucketRequest(bucket="b"))
+    header = PutObjectHeader(bucket="b", key="k", size=(1 << 20) + 1)
+    found = refused(objects.PutObject, iter([PutObjectRequest(header=header)]))
+    assert (found.code, found.reason) == (INVALID, "OBJECT_TOO_LARGE")
+    assert found.fields == ["header.size"]
 
 
 def test_leases_are_counted(small: Daemon) -> None:

@@ -195,3 +195,41 @@ async def test_a_bucket_is_listed_and_emptied_in_bulk(tmp_path: Path) -> None:
             assert all(result.deleted for result in deleted.results)
         await objects.stub.DeleteBucket(pb.DeleteBucketRequest(bucket="b"))
         assert not await objects.keys()
+
+
+async def test_transfers_and_garbage_are_counted(tmp_path: Path) -> None:
+    async with serving(tmp_path) as objects:
+        counts = objects.module.core.counts
+        await objects.put("k", bytes(20 * MIB))
+        assert await objects.get("k") == bytes(20 * MIB)
+        assert (counts.bytes_in, counts.uploads, counts.downloads) == (20 * MIB, 0, 0)
+        assert 20 * MIB < counts.bytes_out < 21 * MIB
+        hanging = asyncio.Event()
+
+        async def messages() -> AsyncIterator[pb.PutObjectRequest]:
+            async for message in put_messages("other", b""):
+                yield message
+            await hanging.wait()
+
+        call = objects.stub.PutObject(messages())
+
+        async def open_now() -> bool:
+            return counts.uploads == 1
+
+        await eventually(open_now)
+        hanging.set()
+        await call
+        await objects.stub.DeleteObject(pb.DeleteObjectRequest(bucket="b", key="k"))
+        await objects.until_reclaimed()
+
+        async def reclaimed() -> bool:
+            return (counts.garbage, counts.chunks_reclaimed) == (0, 20)
+
+        await eventually(reclaimed)
+        names = {
+            sample.name
+            for collector in objects.module.collectors()
+            for metric in collector.collect()
+            for sample in metric.samples
+        }
+        assert {"bedplate_object_uploads", "bedplate_object_received_bytes_total"} <= names

@@ -4,9 +4,11 @@ did not do.
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
@@ -21,6 +23,14 @@ M = TypeVar("M", bound=Message)
 SEGMENT = 8 << 20
 
 
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """A directory in memory where there is one: what these tests ask needs no disk, and a disk that
+    others keep busy would take most of their time.
+    """
+    memory = "/dev/shm"
+    return tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None)
+
+
 class SteppedStore:
     """An open store under `root`; a crash moves it to the next directory."""
 
@@ -31,18 +41,28 @@ class SteppedStore:
 
     def call(self, method: Method, request: Message, reply: M) -> M:
         """One KV request; fills `reply`. Raises StoreError."""
-        cookie = self._take_cookie()
-        self._store.submit_wire(
-            self._queue, method, Keyspace.USER, request.SerializeToString(), cookie
-        )
-        reply.ParseFromString(self._finish(cookie))
+        reply.ParseFromString(self.answer(method, Keyspace.USER, request.SerializeToString()))
         return reply
+
+    def answer(self, method: int, keyspace: int, request: bytes) -> bytes:
+        """One KV request as bytes; its reply's bytes. Raises StoreError."""
+        cookie = self._take_cookie()
+        self._store.submit_wire(self._queue, method, keyspace, request, cookie)
+        return self._finish(cookie)[0]
+
+    def value(self, keyspace: int, key: bytes, **part: Any) -> tuple[bytes, int]:
+        """Part of a value, as NativeStore.submit_value takes it, and its CRC32C. Raises
+        StoreError.
+        """
+        cookie = self._take_cookie()
+        self._store.submit_value(self._queue, keyspace, key, cookie, **part)
+        return self._finish(cookie)
 
     def compact(self, revision: int) -> int:
         """Raise the compaction revision; the revision that took."""
         cookie = self._take_cookie()
         self._store.submit_compact(self._queue, revision, cookie)
-        return read_outcome(self._finish(cookie)).revision
+        return read_outcome(self._finish(cookie)[0]).revision
 
     def watch(self, request: pb.WatchRequest) -> SteppedWatch:
         """Raises StoreError."""
@@ -95,23 +115,23 @@ class SteppedStore:
         self._store = NativeStore.open(options)
         self._queue = self._store.queue()
         self._cookie = 0
-        self._done: dict[int, tuple[bytes, StoreError | None]] = {}
+        self._done: dict[int, tuple[bytes, int, StoreError | None]] = {}
 
     def _take_cookie(self) -> int:
         self._cookie += 1
         return self._cookie
 
-    def _finish(self, cookie: int) -> bytes:
+    def _finish(self, cookie: int) -> tuple[bytes, int]:
         lib.bp_step_drive(self._store.pointer)
         while self._queue.take(self._note):
             pass
-        reply, error = self._done.pop(cookie)
+        reply, aux, error = self._done.pop(cookie)
         if error is not None:
             raise error
-        return reply
+        return reply, aux
 
     def _note(self, cookie: int, reply: bytes, aux: int, error: StoreError | None) -> None:
-        self._done[cookie] = (reply, error)
+        self._done[cookie] = (reply, aux, error)
 
 
 class SteppedWatch:

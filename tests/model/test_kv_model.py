@@ -4,14 +4,11 @@ watches, leases, compaction, restarts.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -26,6 +23,7 @@ from hypothesis.stateful import (
 from bedplate.api.kv.v1 import kv_pb2 as pb
 from bedplate.native.errors import StoreError
 from bedplate.native.store import Method
+from tests.model.bounds import bounded
 from tests.model.kv_model import Effects, KVModel, Put, Range, Refused, delete_range, message
 from tests.model.kv_requests import (
     OPERATORS,
@@ -42,10 +40,7 @@ from tests.model.kv_requests import (
     values,
     without_duplicates,
 )
-from tests.model.stepped_store import SteppedStore, SteppedWatch
-
-SHRINK = "BEDPLATE_MODEL_SHRINK" in os.environ
-EXAMPLES = int(os.environ.get("BEDPLATE_MODEL_EXAMPLES", "150"))
+from tests.model.stepped_store import SteppedStore, SteppedWatch, scratch
 
 
 class KVMachine(RuleBasedStateMachine):
@@ -56,7 +51,7 @@ class KVMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._directory = tempfile.TemporaryDirectory()
+        self._directory = scratch()
         self.store = SteppedStore(Path(self._directory.name))
         self.model = KVModel()
         self.open: dict[int, tuple[SteppedWatch, Range, int]] = {}
@@ -394,12 +389,4 @@ class KVMachine(RuleBasedStateMachine):
 
 
 TestKV = KVMachine.TestCase
-TestKV.settings = settings(
-    max_examples=EXAMPLES,
-    stateful_step_count=40,
-    deadline=None,
-    phases=[Phase.generate] + [Phase.shrink] * SHRINK,  # shrinking takes minutes: when asked for
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+TestKV.settings = bounded(examples=150, steps=40)

@@ -39,9 +39,9 @@ class Context:
 
 
 class Objects:
-    """Small client of one ObjectModule; `bucket` b is there."""
+    """Small client of one ObjectModule."""
 
-    def __init__(self, engine: FakeEngine, config: ObjectsConfig) -> None:
+    def __init__(self, engine: Any, config: ObjectsConfig) -> None:
         self.engine = engine
         self.module = ObjectModule(engine, config)
         self.core = self.module.core
@@ -73,11 +73,18 @@ class Objects:
         return pb.PutObjectResponse.FromString(await handler(messages, context or Context()))
 
     async def part(
-        self, upload_id: str, number: int, data: bytes | Pieces, *, key: str = "k", **header: Any
+        self,
+        upload_id: str,
+        number: int,
+        data: bytes | Pieces,
+        *,
+        key: str = "k",
+        bucket: str = "b",
+        **header: Any,
     ) -> pb.PartInfo:
         first = pb.UploadPartRequest(
             header=pb.UploadPartHeader(
-                bucket="b", key=key, upload_id=upload_id, part_number=number, **header
+                bucket=bucket, key=key, upload_id=upload_id, part_number=number, **header
             )
         ).SerializeToString()
         messages = _stream(first, pb.UploadPartRequest, data, checksums=False)

@@ -1,13 +1,12 @@
 """Listing against a naive model, page by page."""
 
-from dataclasses import dataclass, field
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bedplate.api.object.v1 import object_pb2 as pb
 from bedplate.native.store import Method
+from tests.model.object_model import Listed, pages_of
 from tests.unit.object_harness import Objects, failing, make
 
 # Few characters, so that names share beginnings: control characters, separators, two to four bytes.
@@ -16,37 +15,12 @@ NAMES = st.text(ALPHABET, min_size=1, max_size=6)
 PARTS = st.text(ALPHABET, max_size=3)
 
 
-@dataclass
-class Listed:
-    objects: list[str] = field(default_factory=list)
-    prefixes: list[str] = field(default_factory=list)
-
-
-def model(names: set[str], prefix: str, delimiter: str, after: str, size: int) -> list[Listed]:
-    """All pages, by the definition."""
-    entries: dict[bytes, bool] = {}  # name or common prefix -> is it folded
-    for name in names:
-        if not name.startswith(prefix) or (after and name.encode() <= after.encode()):
-            continue
-        cut = name.find(delimiter, len(prefix)) if delimiter else -1
-        folded = cut >= 0
-        entries[(name[: cut + len(delimiter)] if folded else name).encode()] = folded
-    ordered = sorted(entries)
-    pages = []
-    for at in range(0, len(ordered), size):
-        page = Listed()
-        for entry in ordered[at : at + size]:
-            (page.prefixes if entries[entry] else page.objects).append(entry.decode())
-        pages.append(page)
-    return pages or [Listed()]
-
-
 async def pages(objects: Objects, **fields: object) -> list[Listed]:
-    found = []
+    found: list[Listed] = []
     token = b""
     while True:
         page = await objects.listing(page_token=token, **fields)
-        found.append(Listed([info.key for info in page.objects], list(page.common_prefixes)))
+        found.append(([info.key for info in page.objects], list(page.common_prefixes)))
         token = page.next_page_token
         if not token:
             return found
@@ -69,7 +43,7 @@ async def test_listing_is_what_the_model_says(
     found = await pages(
         objects, prefix=prefix, delimiter=delimiter, start_after=after, page_size=size
     )
-    assert found == model(names, prefix, delimiter, after, size)
+    assert found == pages_of(names, prefix, delimiter, after, size)
 
 
 async def test_a_page_has_a_thousand_entries_and_carries_what_a_listing_shows() -> None:

@@ -1,7 +1,7 @@
 """`bedplate status`, `compact`, `verify` and `backup`: operating a running daemon."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -171,8 +171,14 @@ def _status_lines(status: pb.GetStatusResponse) -> list[tuple[str, str]]:
         ("disk", f"{human_bytes(disk.free_bytes)} free of {human_bytes(disk.total_bytes)}"),
         ("open", f"{status.watches} watches, {status.leases} leases"),
         ("services", " ".join(served)),
-        ("missing", " ".join(status.missing_extras) or "none"),
+        ("extras", _extras(status.missing_extras)),
     ]
+
+
+def _extras(missing: Sequence[str]) -> str:
+    if not missing:
+        return "all optional parts are installed"
+    return f"not installed: {', '.join(missing)} (pip install 'bedplate[{','.join(missing)}]')"
 
 
 def _print_finding(finding: pb.Finding, as_json: bool) -> None:

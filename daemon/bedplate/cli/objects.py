@@ -12,9 +12,17 @@ from bedplate.api.object.v1 import object_pb2 as pb
 from bedplate.cli.connection import Client, connected, settings_of
 from bedplate.cli.errors import CommandError
 from bedplate.cli.numbers import UINT64_MAX
+from bedplate.cli.object_tree import get_tree, listing, put_tree
 from bedplate.cli.output import byte_progress, human_bytes, message_json, print_json, shown
 from bedplate.cli.transfer import Download, upload, whole_file
-from bedplate.cli.uris import Place, parse_bucket, parse_object, parse_place
+from bedplate.cli.uris import (
+    Place,
+    file_name,
+    parse_bucket,
+    parse_object,
+    parse_place,
+    target_of,
+)
 
 app = typer.Typer(name="object", no_args_is_help=True, help="Buckets and objects.")
 
@@ -76,7 +84,7 @@ def list_objects(
 @app.command("put")
 def put_object(
     context: typer.Context,
-    file: Annotated[str, typer.Argument(help="The file; - is stdin.")],
+    file: Annotated[str, typer.Argument(help="The file, or the directory with -r; - is stdin.")],
     uri: Annotated[
         str, typer.Argument(help="object://bucket/key; the file's name is added behind a slash.")
     ],
@@ -86,9 +94,13 @@ def put_object(
     ] = None,
     if_match: IfMatch = "",
     if_none_match: IfNoneMatch = "",
+    recursive: Annotated[
+        bool,
+        typer.Option("--recursive", "-r", help="Every file below a directory, under uri/."),
+    ] = False,
 ) -> None:
-    """Store a file as an object; it appears complete or not at all."""
-    place = _target(uri, file)
+    """Store a file as an object, which appears complete or not at all, or a tree of files."""
+    place = parse_place(uri) if recursive else target_of(uri, file)
     header = pb.PutObjectHeader(
         bucket=place.bucket,
         key=place.key,
@@ -96,6 +108,13 @@ def put_object(
         user_metadata=dict(_metadata(metadata or [])),
         conditions=pb.Conditions(if_match=if_match, if_none_match=if_none_match),
     )
+    if recursive:
+        if if_match:
+            raise CommandError("--recursive and --if-match exclude each other")
+        with connected(context) as client:
+            for info in put_tree(client, Path(file), header):
+                _print_stored(context, info)
+        return
     if file == "-":
         info = _upload(context, header, sys.stdin.buffer, None)
     else:
@@ -103,10 +122,7 @@ def put_object(
         with path.open("rb") as source:
             header.size = path.stat().st_size
             info = _upload(context, header, source, header.size)
-    if settings_of(context).as_json:
-        print_json(message_json(info))
-    else:
-        print(f"{Place(info.bucket, info.key)}  {info.size} bytes  etag {info.etag}")
+    _print_stored(context, info)
 
 
 @app.command("get")
@@ -114,14 +130,29 @@ def get_object(
     context: typer.Context,
     uri: URI,
     file: Annotated[
-        str, typer.Argument(help="Where to; - is stdout. Default: the key's last part, here.")
+        str,
+        typer.Argument(
+            help="Where to; - is stdout. Default: the key's last part, here; with -r: here."
+        ),
     ] = "",
     offset: Annotated[int, typer.Option(min=0, max=UINT64_MAX, help="Begin at this byte.")] = 0,
     length: Annotated[
         int, typer.Option(min=0, max=UINT64_MAX, help="So many bytes; 0: to the end.")
     ] = 0,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Every object under uri/, as a tree of files.")
+    ] = False,
 ) -> None:
-    """Fetch an object, or a range of it. Every byte is checked; a file appears only complete."""
+    """Fetch an object, a range of it, or a tree. Every byte is checked; a file appears only
+    complete.
+    """
+    if recursive:
+        if offset or length or file == "-":
+            raise CommandError("--recursive goes with neither a range nor stdout")
+        with connected(context) as client:
+            count = get_tree(client, parse_place(uri), Path(file or "."))
+        print(f"fetched {count}", file=sys.stderr)
+        return
     place = parse_object(uri)
     span = pb.ByteRange(offset=offset, length=length) if offset or length else None
     request = pb.GetObjectRequest(bucket=place.bucket, key=place.key, range=span)
@@ -136,7 +167,7 @@ def get_object(
                 download.write_to(sys.stdout.buffer, advance)
                 sys.stdout.buffer.flush()
             else:
-                with whole_file(Path(file or _file_name(place.key))) as target:
+                with whole_file(Path(file or file_name(place.key))) as target:
                     download.write_to(target, advance)
 
 
@@ -188,7 +219,7 @@ def copy_object(
     target: Annotated[str, typer.Argument(help="object://bucket/key")],
 ) -> None:
     """Copy an object inside the daemon, in constant time: the data is shared."""
-    origin, goal = parse_object(source), _target(target, source)
+    origin, goal = parse_object(source), target_of(target, source)
     request = pb.CopyObjectRequest(
         source_bucket=origin.bucket,
         source_key=origin.key,
@@ -197,22 +228,7 @@ def copy_object(
     )
     with connected(context) as client:
         info = client.call(client.objects.CopyObject, request).info
-    if settings_of(context).as_json:
-        print_json(message_json(info))
-    else:
-        print(f"{Place(info.bucket, info.key)}  {info.size} bytes  etag {info.etag}")
-
-
-def listing(client: Client, place: Place, delimiter: str) -> Iterator[pb.ObjectInfo | str]:
-    """Objects and common prefixes of every page, ordered bytewise. Raises grpc.RpcError."""
-    request = pb.ListObjectsRequest(bucket=place.bucket, prefix=place.key, delimiter=delimiter)
-    while True:
-        page = client.call(client.objects.ListObjects, request)
-        entries: list[pb.ObjectInfo | str] = [*page.objects, *page.common_prefixes]
-        yield from sorted(entries, key=lambda e: (e if isinstance(e, str) else e.key).encode())
-        if not page.next_page_token:
-            return
-        request.page_token = page.next_page_token
+    _print_stored(context, info)
 
 
 def shown_name(name: str) -> str:
@@ -226,6 +242,15 @@ def _upload(
     with connected(context) as client, byte_progress(header.key, size) as progress:
         task = progress.task_ids[0]
         return upload(client, header, source, lambda count: progress.advance(task, count))
+
+
+def _print_stored(context: typer.Context, info: pb.ObjectInfo) -> None:
+    if settings_of(context).as_json:
+        print_json(message_json(info))
+    else:
+        print(
+            f"{shown_name(str(Place(info.bucket, info.key)))}  {info.size} bytes  etag {info.etag}"
+        )
 
 
 def _buckets(client: Client) -> Iterator[pb.BucketInfo]:
@@ -250,21 +275,6 @@ def _remove_all(client: Client, place: Place) -> int:
                 raise CommandError(f"{result.error.reason}: {where}: {result.error.message}")
             deleted += result.deleted
     return deleted
-
-
-def _target(uri: str, source: str) -> Place:
-    """A place that ends with a slash, or is a bucket alone, takes the source's last part."""
-    place = parse_place(uri)
-    if place.key and not place.key.endswith("/"):
-        return place
-    return Place(place.bucket, place.key + _file_name(source))
-
-
-def _file_name(path: str) -> str:
-    name = path.rpartition("/")[2]
-    if name in ("", "-", ".", ".."):
-        raise CommandError(f'"{path}" does not give a name: say the whole target')
-    return name
 
 
 def _metadata(pairs: list[str]) -> Iterator[tuple[str, str]]:

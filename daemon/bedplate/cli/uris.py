@@ -23,7 +23,7 @@ def parse_place(text: str) -> Place:
     bucket, _, key = text.removeprefix(SCHEME).partition("/")
     if not text.startswith(SCHEME) or not bucket:
         raise CommandError(f'expected {SCHEME}BUCKET/KEY, not "{text}"')
-    return Place(_utf8(bucket), _utf8(key))
+    return Place(utf8(bucket), utf8(key))
 
 
 def parse_object(text: str) -> Place:
@@ -42,7 +42,26 @@ def parse_bucket(text: str) -> str:
     return place.bucket
 
 
-def _utf8(text: str) -> str:
+def target_of(uri: str, source: str) -> Place:
+    """A place that ends with a slash, or is a bucket alone, takes the source's last part. Raises
+    CommandError.
+    """
+    place = parse_place(uri)
+    if place.key and not place.key.endswith("/"):
+        return place
+    return Place(place.bucket, place.key + file_name(source))
+
+
+def file_name(path: str) -> str:
+    """The last part of a path or key. Raises CommandError when it names nothing."""
+    name = path.rpartition("/")[2]
+    if name in ("", "-", ".", ".."):
+        raise CommandError(f'"{path}" does not give a name: say the whole target')
+    return name
+
+
+def utf8(text: str) -> str:
+    """The same text. Raises CommandError for bytes that are not UTF-8."""
     if any("\ud800" <= char <= "\udfff" for char in text):  # bytes of the command line that are not
         raise CommandError("names of buckets and objects are UTF-8")
     return text

@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from bedplate._native import ffi, lib
-from bedplate.native.errors import check, store_error, text
+from bedplate.errors import Code
+from bedplate.native.errors import StoreError, check, store_error, text
 
 _SERVICES = ("kv", "object", "admin")
 _ACCESSES = ("read", "write", "admin")
@@ -58,6 +59,8 @@ class Guard:
             raise MemoryError("no memory for the guard")
         self._pointer = ffi.gc(pointer, lib.bp_guard_free)
         self._numbers: dict[str, int] = {}
+        self._scopes: dict[int, int] = {}
+        self._has_tokens = False
 
     def add_method(self, name: str, scope: str | None, request_bytes_max: int = 0) -> None:
         """Make "package.Service/Method" known; scope None opens it to anyone, 0 is no limit."""
@@ -71,6 +74,7 @@ class Guard:
         )
         check(code, error)
         self._numbers[name] = number
+        self._scopes[number] = bit
 
     def number(self, name: str) -> int:
         """The number to enter with; that of a method nobody made known is refused there."""
@@ -85,6 +89,7 @@ class Guard:
             slot.name = token.name.encode()[: len(slot.name) - 1]
         error = ffi.new("struct bp_error *")
         check(lib.bp_guard_set_tokens(self._pointer, native, len(tokens), error), error)
+        self._has_tokens = bool(tokens)
 
     def enter(
         self, number: int, token: bytes, request_bytes: int, now_ns: int, deadline_ns: int
@@ -105,14 +110,36 @@ class Guard:
         """The call ended with a canonical code, 0 for OK."""
         lib.bp_guard_exit(self._pointer, number, code, latency_ns)
 
+    def judge(self, number: int, token: bytes) -> StoreError | None:
+        """Why a call with this token, let in earlier, would not be let in now; None if it would."""
+        scope = self._scopes.get(number, 0)
+        if not (self._has_tokens and scope):
+            return None
+        _, scopes = self._find(token)
+        if scopes is None:
+            return StoreError(
+                "the token was revoked", code=Code.UNAUTHENTICATED, reason="TOKEN_UNKNOWN"
+            )
+        if not scopes & scope:
+            return StoreError(
+                "the token lost the scope for this call",
+                code=Code.PERMISSION_DENIED,
+                reason="SCOPE_MISSING",
+            )
+        return None
+
     def identify(self, token: bytes) -> str:
         """The name of a token's client, "" for nobody."""
+        return self._find(token)[0]
+
+    def _find(self, token: bytes) -> tuple[str, int | None]:
+        """The name and the scopes of a token; None when it is unknown."""
         if not token:
-            return ""
+            return "", None
         name, scopes = ffi.new("char[64]"), ffi.new("uint32_t *")
         digest = hashlib.sha256(token).digest()
         known = lib.bp_guard_identify(self._pointer, digest, name, scopes)
-        return text(name) if known else ""
+        return (text(name), int(scopes[0])) if known else ("", None)
 
     def snapshot(self) -> Iterable[MethodStats]:
         """The counters of every known method; each exact, together not one instant."""

@@ -1,7 +1,7 @@
 """Which services the daemon has: the seam between the layers and the process that runs them.
 
-    Config --> Context(config, engine, services) --> MODULES: build(context) -> ServiceModule
-                                                         |  name, scopes, register(server), run()
+    Config --> Context(config, engine, ...) --> MODULES: build(context) -> ServiceModule
+                                                    |  name, scopes, register(server), run()
     daemon.py registers every module with one grpc.aio server behind one guard interceptor.
 
 To add a service: give its layer a class that fits ServiceModule (structurally; a layer below never
@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import grpc.aio
+from prometheus_client.registry import Collector
 
 from bedplate import __version__
 from bedplate.server.config import Config
 from bedplate.server.extras import missing_extras
 from bedplate.storage.admin.service import AdminModule
 from bedplate.storage.admin.status import Facts
+from bedplate.storage.budget import Budgets
 from bedplate.storage.engine import Engine
 from bedplate.storage.kv import KVModule
 from bedplate.storage.objects.service import ObjectModule
@@ -49,6 +51,9 @@ class ServiceModule(Protocol):
         """Background work while the store serves: started when it is open, cancelled before it
         closes. Returns at once when there is none; may raise only what should stop the daemon.
         """
+
+    def collectors(self) -> Sequence[Collector]:
+        """Its metrics, beside those of its calls."""
 
     def drain(self) -> None:
         """The daemon shuts down: end streams that last as long as their client likes with
@@ -79,6 +84,7 @@ class Context:
 
     config: Config
     engine: Engine
+    budgets: Budgets
     services: Services
 
 
@@ -86,11 +92,11 @@ Builder = Callable[[Context], ServiceModule]
 
 
 def build_kv(context: Context) -> ServiceModule:
-    return KVModule(context.engine, context.config.limits)
+    return KVModule(context.engine, context.config.limits, context.budgets.sending)
 
 
 def build_objects(context: Context) -> ServiceModule:
-    return ObjectModule(context.engine, context.config.objects)
+    return ObjectModule(context.engine, context.config.objects, context.budgets)
 
 
 def build_admin(context: Context) -> ServiceModule:
@@ -102,7 +108,7 @@ def build_admin(context: Context) -> ServiceModule:
             missing_extras=missing_extras(),
         )
 
-    return AdminModule(context.engine, context.config.admin, facts)
+    return AdminModule(context.engine, context.config.admin, context.budgets.sending, facts)
 
 
 MODULES: tuple[Builder, ...] = (build_kv, build_objects, build_admin)

@@ -2,7 +2,8 @@
 
     bind ports --> make data_dir --> answer (NOT_SERVING) --> recover --> SERVING
                                                                              | SIGTERM
-    exit 0 <-- close the store <-- calls finish, within drain_timeout <-- readiness off, streams end
+    exit 0 <-- close the store <-- hang up <-- calls finish, within drain_timeout <-- readiness off
+                                                             streams end, new calls are refused
 
 Nothing is made on disk before both ports are bound. A StartupError or StoreError out of `run` is a
 failed start; the store's files are as they were.
@@ -18,24 +19,30 @@ import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from bedplate.errors import StartupError
-from bedplate.native.errors import StoreError
+from bedplate.native.errors import StoreError, closed
 from bedplate.native.guard import Guard
 from bedplate.server import app, auth, listen, reflection
 from bedplate.server.address_file import address_file
 from bedplate.server.config import Config, failpoint_spec
+from bedplate.server.connections import hang_up
+from bedplate.server.guarded_call import Gate
 from bedplate.server.health import Health, Readiness
 from bedplate.server.http import HTTPServer, http_app
 from bedplate.server.interceptors import GuardInterceptor
 from bedplate.server.monitor import Monitor
+from bedplate.server.open_calls import OpenCalls
 from bedplate.server.tls import server_credentials
+from bedplate.storage.budget import budgets
 from bedplate.storage.engine import Engine
 from bedplate.storage.options import engine_options
 from bedplate.telemetry.call_metrics import CallCollector
 from bedplate.telemetry.store_metrics import StoreCollector
 
-# What is larger fails in gRPC itself, without a reason of ours; so it is more than any limit.
-_MESSAGE_BYTES_MIN = 4 << 20
+# What is larger fails in gRPC itself, without a reason of ours; so it is far above any limit.
+_MESSAGE_BYTES_MAX = 16 << 20
 _RECOVERING_NOTICE_S = 1.0
+_WINDOW_BYTES = 256 << 10  # of a stream, that gRPC receives ahead of us
+_LAST_CALLS_S = 3.0
 _CLOSE_TIMEOUT_S = 10.0
 
 
@@ -50,10 +57,13 @@ class Daemon:
         self._directory = config.server.data_dir.absolute()
         spec = failpoint_spec(config.failpoints)
         self.engine = Engine(engine_options(config, self._directory / "store", spec))
-        self.services = app.build(app.Context(config, self.engine, app.Services()))
+        shares = budgets(config.limits.stream_bytes_max, config.limits.stall_seconds_max)
+        self.services = app.build(app.Context(config, self.engine, shares, app.Services()))
         self._health = Health(module.name for module in self.services.modules)
         self._monitor = Monitor(self.engine, self._health)
         self._guard = self._make_guard()
+        self._calls = OpenCalls(config.limits.calls_max)
+        self._port = 0
         self.reload_tokens()
         self._credentials = server_credentials(config.tls)
         if spec:
@@ -64,8 +74,8 @@ class Daemon:
         self._stopping.set()
 
     def reload_tokens(self) -> None:
-        """Read auth.tokens_file again and use it for every later call. Raises StartupError, and
-        then the tokens stay as they were.
+        """Read auth.tokens_file again: it decides over every later call, and ends the open streams
+        that it would not let in. Raises StartupError, and then everything stays as it was.
         """
         path = self._config.auth.tokens_file
         tokens = auth.read_tokens(path) if path else ()
@@ -75,6 +85,9 @@ class Daemon:
             allow_anonymous=self._config.auth.allow_anonymous,
         )
         self._guard.set_tokens(tokens)
+        ended = self._calls.end_streams(self._guard.judge)
+        if ended:
+            self._log.info("streams_ended", reason="their tokens are gone", count=ended)
 
     async def run(self) -> int:
         """Serve until `stop`; the exit code. Raises StartupError or StoreError if it cannot."""
@@ -84,6 +97,7 @@ class Daemon:
             listening = stack.enter_context(listen.listen_http(config.server.http))
             server = self._grpc_server()
             grpc_at = listen.listen_grpc(server, config.server.grpc, self._credentials)
+            self._port = grpc_at.port
             http_at = listen.bound_address(listening, config.server.http)
             make_directory(self._directory)
             stack.enter_context(address_file(config.server.address_file, grpc_at, http_at))
@@ -109,20 +123,24 @@ class Daemon:
 
     def _grpc_server(self) -> grpc.aio.Server:
         limits = self._config.limits
-        message_max = max(_MESSAGE_BYTES_MIN, limits.request_bytes_max * 2)
-        interceptor = GuardInterceptor(
-            self._guard,
-            calls_max=limits.calls_max,
+        gate = Gate(
+            guard=self._guard,
+            calls=self._calls,
+            request_bytes_max=limits.request_bytes_max,
             deadline_s=limits.deadline_seconds_default,
             log_calls=self._config.telemetry.log_calls,
+            hang_up=lambda peer: hang_up(self._port, peer),
         )
         server = grpc.aio.server(
-            interceptors=(interceptor,),
+            interceptors=(GuardInterceptor(gate),),
             options=(
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_concurrent_streams", limits.connection_streams_max),
-                ("grpc.max_receive_message_length", message_max),
+                ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
                 ("grpc.max_send_message_length", -1),
+                # A window that grew with the bandwidth would hold megabytes of every slow upload.
+                ("grpc.http2.bdp_probe", 0),
+                ("grpc.http2.lookahead_bytes", _WINDOW_BYTES),
             ),
         )
         for module in self.services.modules:
@@ -136,6 +154,9 @@ class Daemon:
         ProcessCollector(registry=registry)
         registry.register(StoreCollector(self._monitor.look))
         registry.register(CallCollector(self._guard))
+        for module in self.services.modules:
+            for collector in module.collectors():
+                registry.register(collector)
         return registry
 
     async def _recover(self) -> None:
@@ -153,30 +174,42 @@ class Daemon:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(work) for work in (*works, self._monitor.run())]
                 await self._stopping.wait()
+                self._refuse_calls()
                 for task in tasks:
                     task.cancel()
         except ExceptionGroup as failures:
             self._log.error("background_failed", exc_info=failures)
+            self._refuse_calls()
             return False
         return True
 
-    async def _drain(self, server: grpc.aio.Server) -> bool:
-        """End streams, let calls finish, close the store; False when some of that failed."""
-        timeout = self._config.server.drain_timeout
-        self._log.info("draining", timeout_s=timeout)
+    def _refuse_calls(self) -> None:
+        """Let nobody in any more, and end what lasts as long as its client likes."""
+        if self._calls.draining:
+            return
+        self._log.info("draining", timeout_s=self._config.server.drain_timeout)
         self._health.set(Readiness.DRAINING)
+        self._calls.drain()
         self._reflection.drain()
         for module in self.services.modules:
             module.drain()
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
-        await server.stop(timeout)
-        finished = loop.time() - begun < timeout
+
+    async def _drain(self, server: grpc.aio.Server) -> bool:
+        """Let calls finish, end those that do not, close the store; whether all went well."""
+        timeout = self._config.server.drain_timeout
+        finished = await self._calls.ended(timeout)
         if not finished:
             self._log.error("drain_deadline", timeout_s=timeout)
-        closed = await self._close()
+            self._calls.end_all(closed())
+            await self._calls.ended(_LAST_CALLS_S)
+        hang_up(self._port)
+        stopping = asyncio.ensure_future(server.stop(None))
+        await asyncio.sleep(0)
+        hang_up(self._port)  # what came between the two
+        await stopping
+        stored = await self._close()
         self._log.info("stopped")
-        return finished and closed
+        return finished and stored
 
     async def _close(self) -> bool:
         """Close the store. One whose disk does not answer is left as a crash would leave it."""

@@ -2,7 +2,8 @@
 
 grpc-status, grpc-message        code, message
 grpc-status-details-bin          google.rpc.Status { ErrorInfo{reason, domain, metadata},
-                                   BadRequest{field}       when a field is given,
+                                   BadRequest{field}       always with INVALID_ARGUMENT; field ""
+                                                           is the message as a whole,
                                    RetryInfo{delay}        when trying again later may help }
 """
 
@@ -42,7 +43,7 @@ def details(error: BedplateError) -> bytes:
     text = message(error)
     status = Status(code=error.code, message=text)
     _add(status, ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=dict(error.metadata)))
-    if error.field:
+    if error.field or error.code is Code.INVALID_ARGUMENT:
         violation = BadRequest.FieldViolation(
             field=error.field, description=text, reason=error.reason
         )

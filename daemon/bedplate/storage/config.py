@@ -137,6 +137,19 @@ class LimitsConfig(Section):
         le=1_000_000,
         description="Calls and streams open at a time on one connection; more wait in the client.",
     )
+    stream_bytes_max: ByteSize = _size(
+        64 * MIB,
+        "Bytes of messages that all streams together hold: half for what is sent, half for what is "
+        "received. Streams wait for each other's.",
+        8 * MIB,
+    )
+    stall_seconds_max: float = Field(
+        default=30.0,
+        gt=0,
+        le=86_400,
+        description="Seconds for which a client may leave a message unread, or a part of an object "
+        "unsent, while other streams wait for the memory.",
+    )
     deadline_seconds_default: float = Field(
         default=30.0,
         gt=0,

@@ -7,15 +7,17 @@ Watch       see service_watch.py
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import grpc
 import grpc.aio
+from prometheus_client.registry import Collector
 
 from bedplate.native.errors import StoreError
 from bedplate.native.store import Keyspace, Method
+from bedplate.storage.budget import Budget
 from bedplate.storage.config import LimitsConfig
 from bedplate.storage.engine import Engine, Reply
 from bedplate.storage.service_streams import OpenStreams
@@ -49,8 +51,9 @@ class KVModule:
 
     name = "bedplate.kv.v1.KVService"
 
-    def __init__(self, engine: Engine, limits: LimitsConfig) -> None:
+    def __init__(self, engine: Engine, limits: LimitsConfig, budget: Budget) -> None:
         self._engine = engine
+        self._budget = budget
         self._frames_max = limits.pipeline_frames_max
         self._streams = OpenStreams()
 
@@ -74,6 +77,9 @@ class KVModule:
     async def run(self) -> None:
         """Nothing to do in the background: the engine expires leases and compacts by itself."""
 
+    def collectors(self) -> Sequence[Collector]:
+        return ()
+
     def drain(self) -> None:
         self._streams.drain()
 
@@ -92,16 +98,18 @@ class KVModule:
                 await context.write(reply)
 
     async def _watch(self, request: bytes, context: Context) -> None:
-        await serve_watch(self._engine, self._streams, request, context)
+        with self._budget.share() as share:
+            await serve_watch(self._engine, self._streams, share, request, context)
 
     async def _pipeline(self, requests: AsyncIterator[bytes], context: Context) -> None:
         window = asyncio.Semaphore(self._frames_max)
         answered: asyncio.Queue[asyncio.Future[Reply] | None] = asyncio.Queue()
         reader = asyncio.create_task(self._read_frames(requests, window, answered))
         try:
-            while (future := await answered.get()) is not None:
-                await context.write(future.result().data)
-                window.release()
+            with self._budget.share() as share:
+                while (future := await answered.get()) is not None:
+                    await share.send_owing(context, future.result().data)
+                    window.release()
             await reader
         finally:
             reader.cancel()

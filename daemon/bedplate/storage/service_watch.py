@@ -8,6 +8,7 @@ from bedplate.api.kv.v1.kv_pb2 import WatchCanceled, WatchResponse
 from bedplate.errors import Code
 from bedplate.native.errors import OLDEST_REVISION, StoreError, closed
 from bedplate.native.store import Keyspace
+from bedplate.storage.budget import Share
 from bedplate.storage.engine import Engine
 from bedplate.storage.service_streams import OpenStreams
 from bedplate.storage.watch import WatchStream
@@ -25,13 +26,13 @@ _CODES = {
 
 
 async def serve_watch(
-    engine: Engine, streams: OpenStreams, request: bytes, context: Context
+    engine: Engine, streams: OpenStreams, share: Share, request: bytes, context: Context
 ) -> None:
     """Serve one watch until its client goes or it is cancelled. Raises StoreError then."""
     stream = engine.watch(Keyspace.USER, request)
     async with aclosing(stream):
         with streams.watching(stream):
-            last = await _forward(stream, context)
+            last = await _forward(stream, share, context)
         if not stream.exhausted:  # the daemon drains
             if not last:
                 raise closed()
@@ -40,12 +41,12 @@ async def serve_watch(
         raise _canceled(last)
 
 
-async def _forward(stream: WatchStream, context: Context) -> bytes:
+async def _forward(stream: WatchStream, share: Share, context: Context) -> bytes:
     """Write responses until the stream ends; the last one written."""
     response = b""
     try:
         async for response in stream:
-            await context.write(response)
+            await share.send_owing(context, response)
     except StoreError:
         if stream.exhausted:
             raise

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
+from prometheus_client.registry import Collector
 
 from bedplate.api.admin.v1 import admin_pb2 as pb
 from bedplate.errors import BedplateError, Code
@@ -18,6 +19,7 @@ from bedplate.storage.admin.config import AdminConfig
 from bedplate.storage.admin.status import Facts, status_response
 from bedplate.storage.admin.steps import Operations
 from bedplate.storage.admin.verify import verify
+from bedplate.storage.budget import Budget
 from bedplate.storage.engine import Engine
 
 _SCOPES: Mapping[str, str] = MappingProxyType(
@@ -41,8 +43,11 @@ class AdminModule:
 
     name = "bedplate.admin.v1.AdminService"
 
-    def __init__(self, engine: Engine, config: AdminConfig, facts: Callable[[], Facts]) -> None:
+    def __init__(
+        self, engine: Engine, config: AdminConfig, budget: Budget, facts: Callable[[], Facts]
+    ) -> None:
         self._engine = engine
+        self._budget = budget
         self._config = config
         self._facts = facts
         self._operations = Operations()
@@ -72,6 +77,9 @@ class AdminModule:
             self._operations.drain()
             await self._operations.ended()
 
+    def collectors(self) -> Sequence[Collector]:
+        return ()
+
     def drain(self) -> None:
         self._operations.drain()
 
@@ -88,7 +96,7 @@ class AdminModule:
     async def _verify(self, request: bytes, context: Context) -> None:
         limit = _parse(pb.VerifyRequest, request).bytes_per_second_max
         async with self._operations.running("verify"):
-            await _send(verify(self._engine, limit), context)
+            await self._send(verify(self._engine, limit), context)
 
     async def _backup(self, request: bytes, context: Context) -> None:
         _parse(pb.BackupRequest, request)
@@ -96,16 +104,16 @@ class AdminModule:
         async with self._operations.running("backup"):
             try:
                 async with asyncio.timeout(seconds_max):
-                    await _send(backup(self._engine), context)
+                    await self._send(backup(self._engine), context)
             except TimeoutError:
                 raise too_long(seconds_max) from None
 
-
-async def _send(responses: AsyncGenerator[Message, None], context: Context) -> None:
-    """All of them; whatever happens, the generator is closed before this returns."""
-    async with aclosing(responses) as stream:
-        async for response in stream:
-            await context.write(response.SerializeToString())
+    async def _send(self, responses: AsyncGenerator[Message, None], context: Context) -> None:
+        """All of them; whatever happens, the generator is closed before this returns."""
+        with self._budget.share() as share:
+            async with aclosing(responses) as stream:
+                async for response in stream:
+                    await share.send_owing(context, response.SerializeToString())
 
 
 def _parse(kind: type[Q], message: bytes) -> Q:

@@ -26,7 +26,7 @@ def drop_data(txn: Txn, core: Core, stream: Stream, prefixes: list[bytes], chunk
         delete_data(txn, prefixes)
     else:
         txn.put(keys.garbage(stream), GarbageRecord(tuple(prefixes)).encode())
-        core.reclaim.set()
+        txn.afterwards.append(core.reclaim.set)  # before that there is nothing to find
 
 
 def delete_data(txn: Txn, prefixes: list[bytes]) -> None:

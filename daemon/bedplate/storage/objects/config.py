@@ -37,9 +37,3 @@ class ObjectsConfig(Section):
         le=86_400,
         description="Seconds for which a download keeps a replaced or deleted object's data.",
     )
-    buffer_bytes_max: ByteSize = Field(
-        default=ByteSize(64 * MIB),
-        ge=0,
-        description="Bytes that uploads and downloads together read and write ahead, beyond 1 MiB "
-        "each.",
-    )

@@ -6,14 +6,27 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from bedplate.storage.budget import Budgets
 from bedplate.storage.objects.config import ObjectsConfig
-from bedplate.storage.objects.keys import BLOB_SIZE, CHUNK_SIZE
-from bedplate.storage.objects.locks import Budget, KeyedLocks, Pins
+from bedplate.storage.objects.keys import BLOB_SIZE
+from bedplate.storage.objects.locks import KeyedLocks, Pins
 from bedplate.storage.objects.store import Store
 
 
 def unix_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+@dataclass(slots=True)
+class Counts:
+    """Since the start, or now; `garbage` as of the reaper's last look."""
+
+    bytes_in: int = 0
+    bytes_out: int = 0
+    uploads: int = 0
+    downloads: int = 0
+    garbage: int = 0
+    chunks_reclaimed: int = 0
 
 
 @dataclass(slots=True)
@@ -32,12 +45,12 @@ class Core:
     uploads: dict[bytes, float] = field(default_factory=dict)
     closing: dict[bytes, asyncio.Event] = field(default_factory=dict)
     reclaim: asyncio.Event = field(default_factory=asyncio.Event)
+    budgets: Budgets = field(default_factory=Budgets)
+    counts: Counts = field(default_factory=Counts)
     pins: Pins = field(init=False)
-    budget: Budget = field(init=False)
 
     def __post_init__(self) -> None:
         self.pins = Pins(self.reclaim)
-        self.budget = Budget(self.config.buffer_bytes_max // CHUNK_SIZE)
 
 
 def new_id() -> bytes:

@@ -8,15 +8,16 @@ as history reaches back; after that the stream ends with ABORTED / OBJECT_CHANGE
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import NamedTuple, TypeVar
 
 from bedplate.errors import BedplateError
+from bedplate.storage.budget import Share
 from bedplate.storage.objects import keys, wire
 from bedplate.storage.objects.core import Core
 from bedplate.storage.objects.errors import ObjectError, Reason
 from bedplate.storage.objects.keys import Stream
-from bedplate.storage.objects.ranges import Piece, pieces
+from bedplate.storage.objects.ranges import Cuts, Piece, pieces
 from bedplate.storage.objects.records import LayoutRecord, ObjectRecord, Segment, damaged
 from bedplate.storage.objects.store import Entry, Reply, is_compacted
 
@@ -25,51 +26,84 @@ WINDOW = 4  # chunks of one download on their way
 
 
 async def messages(
-    core: Core, record: ObjectRecord, revision: int, offset: int, length: int
+    core: Core, share: Share, record: ObjectRecord, revision: int, offset: int, length: int
 ) -> AsyncGenerator[bytes, None]:
     """The responses that carry bytes [offset, offset + length) of an object that stood at
-    `revision`.
+    `revision`. Their bytes are taken from `share`, and given back when the next one is asked for.
     OBJECT_CHANGED, VALUE_DAMAGED.
     """
     if length == 0:
         return
     deadline = core.monotonic() + core.config.read_pin_max
-    in_flight: deque[tuple[asyncio.Task[bytes], bool]] = deque()
     with core.pins.hold(record.blob, deadline):
         wanted = pieces(await _segments(core, record, revision), offset, length)
+        ahead = _ReadAhead(core, share, Cuts(wanted), revision)
+        core.counts.downloads += 1
         try:
-            _send_for(core, wanted, in_flight, revision)
-            while in_flight:
-                message = await in_flight[0][0]
-                if in_flight.popleft()[1]:
-                    core.budget.give()
-                _send_for(core, wanted, in_flight, revision)
-                yield message
+            while (message := await ahead.next()) is not None:
+                yield message.data
+                core.counts.bytes_out += len(message.data)
+                share.give(message.held)
+                ahead.taken += message.held
         finally:
-            for task, borrowed in in_flight:
-                task.cancel()
-                if borrowed:
-                    core.budget.give()
-            await asyncio.gather(*(task for task, _ in in_flight), return_exceptions=True)
+            core.counts.downloads -= 1
+            await ahead.stop()
 
 
-def _send_for(
-    core: Core,
-    wanted: Iterator[Piece],
-    in_flight: deque[tuple[asyncio.Task[bytes], bool]],
-    revision: int,
-) -> None:
-    """Fill the window: one read always, more while the budget lasts."""
-    while len(in_flight) < WINDOW:
-        borrowed = bool(in_flight)
-        if borrowed and not core.budget.take():
-            return
-        piece = next(wanted, None)
-        if piece is None:
-            if borrowed:
-                core.budget.give()
-            return
-        in_flight.append((asyncio.create_task(_read(core, piece, revision)), borrowed))
+class _Message(NamedTuple):
+    data: bytes
+    held: int
+
+
+class _ReadAhead:
+    """Reads on their way, at most WINDOW. One alone, which waits for its bytes, until the client
+    has `taken` something; then more of them while there is plenty for it.
+    """
+
+    def __init__(self, core: Core, share: Share, wanted: Cuts, revision: int) -> None:
+        self._core = core
+        self._share = share
+        self._wanted = wanted
+        self._revision = revision
+        self._reads: deque[tuple[asyncio.Task[bytes], int]] = deque()
+        self.taken = 0
+
+    async def next(self) -> _Message | None:
+        """The next response, its bytes held; None at the end."""
+        if not self._reads and not self._wanted.done:  # nothing is held: no harm in waiting
+            size = self._size()
+            await self._share.take(size)
+            self._begin(size)
+        if not self._reads:
+            return None
+        self._fill()
+        read, held = self._reads[0]
+        message = await read
+        self._reads.popleft()
+        self._fill()
+        return _Message(message, held)
+
+    async def stop(self) -> None:
+        """Stop what is on its way."""
+        reads = [read for read, _ in self._reads]
+        for read in reads:
+            read.cancel()
+        await asyncio.gather(*reads, return_exceptions=True)
+
+    def _fill(self) -> None:
+        while self.taken and len(self._reads) < WINDOW and not self._wanted.done:
+            size = self._size()
+            if not self._share.take_spare(size, self.taken):
+                return
+            self._begin(size)
+
+    def _size(self) -> int:
+        return self._wanted.size(self._core.budgets.sending.message_size(self.taken))
+
+    def _begin(self, size: int) -> None:
+        piece = self._wanted.cut(size)
+        read = asyncio.create_task(_read(self._core, piece, self._revision))
+        self._reads.append((read, size))
 
 
 async def _read(core: Core, piece: Piece, revision: int) -> bytes:

@@ -13,6 +13,7 @@ import grpc.aio
 
 from bedplate.api.object.v1 import object_pb2
 from bedplate.errors import BedplateError, Code
+from bedplate.storage.budget import Share
 from bedplate.storage.objects import wire
 
 R = TypeVar("R", object_pb2.PutObjectRequest, object_pb2.UploadPartRequest)
@@ -39,15 +40,17 @@ class Incoming(Generic[R]):
             raise wire.malformed("the first message holds the header")
         return request
 
-    async def data(self) -> AsyncIterator[wire.Data]:
-        """Every message's data; returns only when the client has said that this is all.
-        MALFORMED_REQUEST; CANCELLED when the call died.
+    async def next(self, share: Share, lend: int) -> wire.Data | None:
+        """The next message's data; None only when the client has said that this is all.
+        MALFORMED_REQUEST; CANCELLED when the call died; what `Share.receive` raises.
         """
-        async for message in self._requests:
-            yield wire.parse_data(self._kind, message)
+        message = await share.receive(self._requests, lend)
+        if message is not None:
+            return wire.parse_data(self._kind, message)
         try:
             await self._context.send_initial_metadata(())
         except Exception:
             raise BedplateError(
                 "the stream broke before its end", code=Code.CANCELLED, reason="STREAM_BROKEN"
             ) from None
+        return None

@@ -62,21 +62,3 @@ class Pins:
         if held:
             self._awaited.add(blob)
         return held
-
-
-class Budget:
-    """Transfers in flight beyond the one that every stream may always have, in chunks. Nobody waits
-    for it, so slow clients that hold all of it only make the others go step by step.
-    """
-
-    def __init__(self, chunks: int) -> None:
-        self._left = chunks
-
-    def take(self) -> bool:
-        if self._left == 0:
-            return False
-        self._left -= 1
-        return True
-
-    def give(self) -> None:
-        self._left += 1

@@ -226,7 +226,7 @@ class Multipart:
                 )
         size = sum(part.record.size for part in chosen)
         if size > self._core.config.size_max:
-            raise too_large(self._core.config.size_max)
+            raise too_large(self._core.config.size_max, "parts")
         if wanted.size is not None and wanted.size != size:
             raise ObjectError(
                 Reason.SIZE_MISMATCH, f"the parts have {size} bytes, not {wanted.size}", "size"
@@ -260,7 +260,7 @@ class Multipart:
         if dropped:
             prefixes = tuple(keys.chunks_of(part.stream(blob)) for part in dropped)
             txn.put(keys.garbage(Stream(blob, *_LEFTOVERS)), GarbageRecord(prefixes).encode())
-            self._core.reclaim.set()
+            txn.afterwards.append(self._core.reclaim.set)
 
     async def _repeated(self, name: Name, blob: bytes, digest: bytes) -> Stored:
         """The result of an earlier completion with the same parts. UPLOAD_NOT_FOUND."""

@@ -48,7 +48,7 @@ class MultipartCalls:
             config.size_max,
         )
         if announced.size is not None and announced.size > config.size_max:
-            raise too_large(config.size_max)
+            raise too_large(config.size_max, "header.size")
         async with await self._multipart.begin_part(name, blob, number) as upload:
             await upload.receive(incoming, announced)
             part, revision = await self._multipart.finish_part(name, upload)

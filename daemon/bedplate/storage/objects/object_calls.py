@@ -41,7 +41,7 @@ class ObjectCalls:
             config.size_max,
         )
         if announced.size is not None and announced.size > config.size_max:
-            raise too_large(config.size_max)
+            raise too_large(config.size_max, "header.size")
         if rules.any_set(header.conditions):  # before the data is sent; decided at the commit
             current = await self._objects.find(name)
             rules.check(header.conditions, current.record if current else None)
@@ -82,10 +82,11 @@ class ObjectCalls:
             length=length,
         )
         await context.write(object_pb2.GetObjectResponse(header=header).SerializeToString())
-        sent = download.messages(self._core, current.record, revision, offset, length)
-        async with aclosing(sent):
-            async for response in sent:
-                await context.write(response)
+        with self._core.budgets.sending.share() as share:
+            sent = download.messages(self._core, share, current.record, revision, offset, length)
+            async with aclosing(sent):
+                async for response in sent:
+                    await share.send(context, response)
 
     async def head_object(
         self, request: object_pb2.HeadObjectRequest

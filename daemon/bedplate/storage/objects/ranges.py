@@ -52,3 +52,28 @@ def pieces(segments: Iterable[Segment], offset: int, length: int) -> Iterator[Pi
         at += size
         if at >= end:
             return
+
+
+class Cuts:
+    """Pieces, cut smaller as they are taken."""
+
+    def __init__(self, wanted: Iterator[Piece]) -> None:
+        self._wanted = wanted
+        self._next = next(wanted, None)
+
+    @property
+    def done(self) -> bool:
+        """Whether all of them were taken."""
+        return self._next is None
+
+    def size(self, most: int) -> int:
+        """Bytes of the next one if it has at most so many; 0 when done."""
+        return min(self._next.length, most) if self._next else 0
+
+    def cut(self, size: int) -> Piece:
+        """Take so many bytes of the next one."""
+        assert self._next is not None
+        key, offset, length = self._next
+        left = length - size
+        self._next = Piece(key, offset + size, left) if left else next(self._wanted, None)
+        return Piece(key, offset, size)

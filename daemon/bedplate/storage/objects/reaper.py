@@ -92,14 +92,17 @@ class Reaper:
 
     async def collect(self) -> None:
         """Delete what garbage records name, but what is being read."""
-        last, more = b"", True
+        last, more, left = b"", True, 0
         while more:
             found = await self._core.store.scan_prefix(keys.GARBAGE, _PAGE, after=last)
+            self._core.counts.garbage = left + len(found.entries)
             for entry in found.entries:
                 last = entry.key
                 blob = keys.decode_stream(entry.key).blob
                 if not self._core.pins.held(blob, self._core.monotonic()):
                     await self._collect_one(entry)
+                    self._core.counts.garbage -= 1
+            left = self._core.counts.garbage
             more = found.more
 
     async def _collect_one(self, entry: Entry) -> None:
@@ -110,6 +113,7 @@ class Reaper:
                 if found.entries:
                     end = keys.after(found.entries[-1].key)
                     await self._core.store.delete_range(found.entries[0].key, end)
+                    self._core.counts.chunks_reclaimed += len(found.entries)
                 more = found.more
         await self._core.store.delete_range(entry.key, keys.after(entry.key))
 

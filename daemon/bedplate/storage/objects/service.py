@@ -1,19 +1,22 @@
 """ObjectService: which call is answered by what, and with which scope."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
 from google.protobuf.message import Message
+from prometheus_client.registry import Collector
 
 from bedplate.api.object.v1 import object_pb2
+from bedplate.storage.budget import Budgets
 from bedplate.storage.objects import wire
 from bedplate.storage.objects.bucket_calls import BucketCalls
 from bedplate.storage.objects.buckets import Buckets
 from bedplate.storage.objects.config import ObjectsConfig
 from bedplate.storage.objects.core import Core
+from bedplate.storage.objects.metrics import ObjectCollector
 from bedplate.storage.objects.multipart import Multipart
 from bedplate.storage.objects.multipart_calls import MultipartCalls
 from bedplate.storage.objects.object_calls import Context, ObjectCalls
@@ -41,8 +44,10 @@ class ObjectModule:
 
     name = "bedplate.object.v1.ObjectService"
 
-    def __init__(self, engine: Engine, config: ObjectsConfig) -> None:
-        self.core = Core(Store(engine), config)
+    def __init__(
+        self, engine: Engine, config: ObjectsConfig, budgets: Budgets | None = None
+    ) -> None:
+        self.core = Core(Store(engine), config, budgets=budgets or Budgets())
         buckets = Buckets(self.core)
         objects = Objects(self.core, buckets)
         multipart = Multipart(self.core, buckets, objects)
@@ -66,6 +71,9 @@ class ObjectModule:
     async def run(self) -> None:
         """Reclaim space."""
         await self.reaper.run()
+
+    def collectors(self) -> Sequence[Collector]:
+        return (ObjectCollector(self.core.counts),)
 
     def drain(self) -> None:
         """Nothing: a transfer under way may finish, and what the server cuts off was not stored."""

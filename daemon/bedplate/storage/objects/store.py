@@ -1,7 +1,7 @@
 """Keyspace "o" as the object store uses it: typed reads, scans and transactions over the engine."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -69,13 +69,14 @@ class Committed:
 
 class Txn:
     """A transaction in the making: everything it was decided on, and what it does if all still
-    holds.
+    holds. `afterwards` is done once it has ended, whichever way.
     """
 
-    __slots__ = ("request",)
+    __slots__ = ("afterwards", "request")
 
     def __init__(self, request_id: str = "") -> None:
         self.request = kv_pb2.TxnRequest(request_id=request_id)
+        self.afterwards: list[Callable[[], None]] = []
 
     def require(self, key: bytes) -> None:
         """The key must exist."""
@@ -147,7 +148,12 @@ class Store:
 
     async def commit(self, txn: Txn) -> Committed:
         request = txn.request.SerializeToString()
-        reply = kv_pb2.TxnResponse.FromString(await self._engine.call(Method.TXN, SPACE, request))
+        try:
+            answer = await self._engine.call(Method.TXN, SPACE, request)
+        finally:
+            for act in txn.afterwards:
+                act()
+        reply = kv_pb2.TxnResponse.FromString(answer)
         found = tuple(result.scan.count > 0 for result in reply.results if result.HasField("scan"))
         return Committed(reply.succeeded, reply.revision, found)
 

@@ -2,7 +2,7 @@
 a time.
 
     messages ── check ── cut ──> chunk ──> in flight (window) ──> stored
-                                   |  the first only when a second is sure to follow: data of one
+      | room for each is taken     |  the first only when a second is sure to follow: data of one
                                    |  chunk is committed together with its object, without a record
     begin (upload record) ── chunks, each requiring the record ── commit (consumes the record)
 
@@ -12,10 +12,11 @@ reaper makes garbage of it.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from bedplate.storage.budget import Share
 from bedplate.storage.objects import keys, wire
 from bedplate.storage.objects.buckets import Buckets
 from bedplate.storage.objects.checksums import crc32c
@@ -28,6 +29,8 @@ from bedplate.storage.objects.store import Txn
 from bedplate.storage.objects.wire import Buffer
 
 WINDOW = 8  # chunks of one upload in flight
+ROOM = 2 * CHUNK_SIZE  # one chunk that is coming in, one in flight
+TURN = 64 << 20  # bytes; what is received ahead of us stays in memory between two turns
 Pieces = list[Buffer]
 
 
@@ -53,6 +56,14 @@ class Cutter:
         self._pieces: Pieces = []
         self._room = CHUNK_SIZE
 
+    @property
+    def is_empty(self) -> bool:
+        return not self._pieces
+
+    @property
+    def is_full(self) -> bool:
+        return self._room == 0
+
     def feed(self, data: Buffer) -> Iterator[Pieces]:
         """Take data; yields chunks that are full and not the last."""
         view = memoryview(data)
@@ -71,8 +82,8 @@ class Cutter:
 
 
 class Source(Protocol):
-    def data(self) -> AsyncIterator[wire.Data]:
-        """Every message's data, to a real end."""
+    async def next(self, share: Share, lend: int) -> wire.Data | None:
+        """The next message's data, None at a real end; `lend` as in `Share.receive`."""
 
 
 class Upload:
@@ -103,22 +114,25 @@ class Upload:
         self._begun = False
         self._written = 0
         self._in_flight: deque[tuple[asyncio.Task[bool], bool]] = deque()
+        self._share = core.budgets.receiving.share()
+        self._turn_ends = 0
         self.size = 0
         self.crc32c = 0
         self._last: Pieces = []
 
     async def __aenter__(self) -> "Upload":
+        self._core.counts.uploads += 1
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._core.counts.uploads -= 1
         # A chunk already in the engine's hands is stored or not; without its record it is garbage.
         tasks = [task for task, _ in self._in_flight]
-        for task, borrowed in self._in_flight:
+        for task in tasks:
             task.cancel()
-            if borrowed:
-                self._core.budget.give()
         self._in_flight.clear()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._share.__exit__()
         if self._core.uploads.pop(self._key, None) is not None:
             self._core.reclaim.set()
 
@@ -132,10 +146,10 @@ class Upload:
         SIZE_MISMATCH, OBJECT_TOO_LARGE, MALFORMED_REQUEST, BUCKET_NOT_FOUND.
         """
         cutter = Cutter()
-        async for message in incoming.data():
-            data = self._take(message, announced)
-            for pieces in cutter.feed(data):
+        while (message := await self._next(incoming, cutter)) is not None:
+            for pieces in cutter.feed(self._take(message, announced)):
                 await self._write(pieces)
+            del message  # its bytes, while the next one is awaited
         if announced.size is not None and self.size != announced.size:
             raise _size_mismatch(announced.size, f"only {self.size} came")
         if announced.crc32c is not None and self.crc32c != announced.crc32c:
@@ -146,9 +160,24 @@ class Upload:
             )
         self._last = cutter.rest()
         if self._begun:
-            await self._write(self._last)
-            while self._in_flight:
-                await self._oldest()
+            if self._last:
+                await self._write(self._last)
+            await self._flush()
+
+    async def _next(self, incoming: Source, cutter: Cutter) -> wire.Data | None:
+        """Receive while there is room. When others wait for it they get it after a turn, as soon as
+        no data is left here.
+        """
+        if self._core.budgets.receiving.is_short and self.size >= self._turn_ends:
+            if cutter.is_full:
+                await self._write(cutter.rest())
+            if cutter.is_empty:
+                await self._flush()
+                self._share.give(self._share.held)
+        if not self._share.held:
+            await self._share.take(ROOM)
+            self._turn_ends = self.size + TURN
+        return await incoming.next(self._share, lend=ROOM if cutter.is_empty else 0)
 
     def _take(self, data: wire.Data, announced: Announced) -> Buffer:
         """Count and check the data of one message."""
@@ -160,10 +189,11 @@ class Upload:
             )
         self.crc32c = crc32c(data.data, self.crc32c)
         self.size += len(data.data)
+        self._core.counts.bytes_in += len(data.data)
         if announced.size is not None and self.size > announced.size:
             raise _size_mismatch(announced.size, "more came")
         if self.size > announced.size_max:
-            raise too_large(announced.size_max)
+            raise too_large(announced.size_max, "chunk.data")
         if self._begun:
             self._core.uploads[self._key] = self._core.monotonic()
         return data.data
@@ -205,7 +235,7 @@ class Upload:
             await self._begin()
         borrowed = False
         while self._in_flight:
-            if len(self._in_flight) < WINDOW and self._core.budget.take():
+            if len(self._in_flight) < WINDOW and self._share.take_spare(CHUNK_SIZE):
                 borrowed = True
                 break
             await self._oldest()
@@ -220,13 +250,17 @@ class Upload:
         stored = await task
         self._in_flight.popleft()
         if borrowed:
-            self._core.budget.give()
+            self._share.give(CHUNK_SIZE)
         if not stored:
             raise self._lost()
 
+    async def _flush(self) -> None:
+        while self._in_flight:
+            await self._oldest()
 
-def too_large(size_max: int) -> ObjectError:
-    return ObjectError(Reason.OBJECT_TOO_LARGE, f"an object has at most {size_max} bytes")
+
+def too_large(size_max: int, field: str) -> ObjectError:
+    return ObjectError(Reason.OBJECT_TOO_LARGE, f"an object has at most {size_max} bytes", field)
 
 
 def _size_mismatch(announced: int, came: str) -> ObjectError:

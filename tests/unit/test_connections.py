@@ -1,0 +1,87 @@
+"""Hanging up on clients below gRPC."""
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+
+from bedplate.errors import Code
+from bedplate.native.errors import closed
+from bedplate.native.guard import Guard
+from bedplate.server.connections import hang_up
+from bedplate.server.guarded_call import Gate, GuardedMethod
+from bedplate.server.open_calls import OpenCalls
+
+PATIENCE_S = 10.0
+
+
+def connect(server: socket.socket) -> tuple[socket.socket, socket.socket]:
+    """Both ends of a new connection, ours first."""
+    client = socket.create_connection(server.getsockname()[:2], timeout=PATIENCE_S)
+    return server.accept()[0], client
+
+
+@pytest.mark.parametrize(
+    ("host", "name"), [("127.0.0.1", "ipv4:127.0.0.1"), ("::1", "ipv6:%5B::1%5D")]
+)
+def test_one_peer_or_all_of_them_are_hung_up_on(host: str, name: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as server:
+        port = server.getsockname()[1]
+        ours, one = connect(server)
+        other_ours, other = connect(server)
+        with ours, one, other_ours, other:
+            assert hang_up(port, f"{name}:{one.getsockname()[1]}") == 1
+            assert one.recv(1) == b""
+            other_ours.sendall(b"x")
+            assert other.recv(1) == b"x"
+            hang_up(port)
+            assert other.recv(1) == b""
+
+
+class DeafContext:
+    """A client that takes no status."""
+
+    def __init__(self) -> None:
+        self.code: Any = None
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+    def set_trailing_metadata(self, _: object) -> None: ...
+
+    def time_remaining(self) -> None: ...
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
+    async def abort(self, code: object, *_: object) -> None:
+        self.code = code
+        await asyncio.Event().wait()
+
+
+async def test_a_client_that_takes_no_status_loses_its_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bedplate.server.guarded_call._LAST_WORD_S", 0.01)
+    guard, calls, hung_up = Guard(), OpenCalls(1), list[str]()
+    guard.add_method("S/M", None)
+    gate = Gate(guard, calls, 1 << 20, 30.0, False, hung_up.append)
+    running = asyncio.Event()
+
+    async def work(*_: object) -> None:
+        running.set()
+        await asyncio.Event().wait()
+
+    method = GuardedMethod(gate, "/S/M", work, always=False, requests=False, responses=True)
+    context: Any = DeafContext()
+    call = asyncio.create_task(method.call(b"", context))
+    await running.wait()
+    calls.end_all(closed())
+    with pytest.raises(asyncio.CancelledError):
+        async with asyncio.timeout(PATIENCE_S):
+            await call
+    assert context.code.value[0] == Code.UNAVAILABLE
+    assert hung_up == ["ipv4:127.0.0.1:1"]
+    assert await calls.ended(0)

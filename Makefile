@@ -24,7 +24,7 @@ NATIVE = $(MAKE) --no-print-directory -C native -j$(JOBS)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo serve test test-native test-python check format bench fuzz contract clean
+.PHONY: help setup demo serve test test-native test-python check format bench bench-storm fuzz contract clean
 .PHONY: tools-grpcurl tools-etcd
 
 help: ## this list
@@ -105,6 +105,9 @@ format: setup ## rewrite Python and C in the agreed format
 
 bench: setup tools-etcd ## measure against other systems; results go to bench/results
 	@PATH="$(TOOLS):$$PATH" $(BIN)/python -m bench.run $(BENCH_ARGS)
+
+bench-storm: setup ## the p99 of puts while a storm is cleaned up
+	@$(BIN)/python -m bench.storm --output bench/results/storms.md
 
 fuzz: ## fuzz for longer: FUZZ_SECONDS=600
 	@$(NATIVE) fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,6 +140,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measured part")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scratch", type=Path, default=None, help="where data goes, for a while")
+    parser.add_argument("--output", type=Path, default=None, help="a file to keep the table in")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.scratch) as name:
         scratch = Path(name)
@@ -150,15 +151,26 @@ def main() -> int:
                 print(f"round {number + 1}: {part}", file=sys.stderr, flush=True)
                 directory = scratch / f"{part}{number}"
                 results[part].append(measure(directory, options.seconds, **how))
-    print("\n".join(f"* {name}: {value}" for name, value in machine.items()))
-    print(f"* {PUTTERS} putters of {VALUE} B; storm: {STORM_BATCH} x {STORM_VALUE} B a batch\n")
-    print("| part | put p99 | of quiet | puts/s | cleaned segments | copied MiB |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for part, parts in results.items():
-        print(row(part, parts, results["quiet"], options.seconds))
     ratio = ratio_of(results["cleaning"], results["quiet"]).median
-    print(f"\ngoal: cleaning <= {GOAL:g} x quiet: {'met' if ratio <= GOAL else 'MISSED'}")
+    text = report(machine, results, options.seconds)
+    text += f"\ngoal: cleaning <= {GOAL:g} x quiet: {'met' if ratio <= GOAL else 'MISSED'}\n"
+    print(text, end="")
+    if options.output:
+        options.output.write_text(f"# Puts beside an overwrite storm\n\n{text}", encoding="utf-8")
     return 0 if ratio <= GOAL else 1
+
+
+def report(machine: Mapping[str, str], results: Mapping[str, list[Part]], seconds: float) -> str:
+    lines = [f"* {name}: {value}" for name, value in machine.items()]
+    lines += [
+        f"* {PUTTERS} putters of {VALUE} B; storm: {STORM_BATCH} x {STORM_VALUE} B a batch",
+        f"* `python -m bench.storm`, {seconds:g} s a part",
+        "",
+        "| part | put p99 | of quiet | puts/s | cleaned segments | copied MiB |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    lines += [row(part, parts, results["quiet"], seconds) for part, parts in results.items()]
+    return "\n".join(lines) + "\n"
 
 
 def ratio_of(parts: list[Part], quiet: list[Part]) -> Spread:

@@ -10,6 +10,7 @@
  *   by age     the sample's revision, when an effect lies at or below it
  *   by size    history_versions_max or history_bytes_max passed: as many revisions as leave about
  *              three quarters of that
+ *   by need    the disk is full: all history, at once, so that what was deleted makes room
  *
  * An idle store has no effect that grows too old, so it proposes nothing. One compaction is open at
  * a time, and none by size while the index still forgets what the last one allowed.
@@ -25,6 +26,8 @@
 #define PROPOSALS_PER_AGE 16u /* history is kept for at most 1/16 more than asked */
 #define NS_PER_MS 1000000ull
 #define SAMPLE_NS_MIN (10 * NS_PER_MS)
+#define NEED_EVERY_NS                                                                              \
+    (1000 * NS_PER_MS)   /* on a full disk, where deletes come one after the other */
 #define EXPIRY_IDS 1024u /* leases of one request */
 #define EXPIRIES 4u      /* requests open at a time */
 
@@ -135,6 +138,17 @@ static uint64_t target_by_size(const struct bp_store *store, uint64_t floor) {
     return step < revision - floor ? floor + step : revision;
 }
 
+/* Writes are refused for want of space: they matter more than what has been. */
+static uint64_t target_by_need(const struct bp_store *store, const struct bp_compactor *compactor,
+                               uint64_t now_ns, uint64_t floor) {
+    if (!atomic_load_explicit(&store->disk_full, memory_order_relaxed) ||
+        (compactor->proposed_ns != 0 && now_ns - compactor->proposed_ns < NEED_EVERY_NS)) {
+        return 0;
+    }
+    uint64_t revision = atomic_load_explicit(&store->revision, memory_order_acquire);
+    return bp_history_between(store, floor, revision) ? revision : 0;
+}
+
 static void compaction_done(void *arg, int code) {
     struct bp_compactor *compactor = arg;
     (void)code; /* refused or not, the next tick looks anew */
@@ -165,7 +179,9 @@ static void compact(struct bp_store *store, struct bp_compactor *compactor, uint
     uint64_t floor = atomic_load_explicit(&store->floor, memory_order_acquire);
     uint64_t by_age = target_by_age(store, compactor, now_ns, floor),
              by_size = target_by_size(store, floor);
+    uint64_t by_need = target_by_need(store, compactor, now_ns, floor);
     uint64_t target = by_age > by_size ? by_age : by_size;
+    target = by_need > target ? by_need : target;
     if (target > floor) {
         compactor->proposed_ns = now_ns;
         propose_compaction(store, compactor, target);

@@ -18,6 +18,8 @@
 #include <assert.h>
 #include <string.h>
 
+#include "apply_compare.h"
+
 #define LARGE_REQUEST (32u << 10) /* written from where it lies instead of being gathered */
 #define GATHER_MAX (1u << 20)     /* payload of one gathered entry */
 
@@ -30,6 +32,12 @@ static int admit(struct bp_store *store, struct bp_ticket *ticket, struct bp_err
     if (atomic_load_explicit(&store->poisoned, memory_order_relaxed)) {
         return bp_fail(err, BP_UNAVAILABLE, BP_REASON_LOG_POISONED,
                        "the log failed earlier and takes no writes until the daemon is restarted");
+    }
+    if (ticket->request.n_compares > 0) {
+        int code = bp_check_compared(store, &ticket->request, err);
+        if (code != BP_OK) {
+            return code;
+        }
     }
     if (!ticket->grows) {
         return BP_OK;
@@ -47,7 +55,8 @@ static int admit(struct bp_store *store, struct bp_ticket *ticket, struct bp_err
         }
     }
     if (ticket->request.kind == BP_REQUEST_LEASE_GRANT &&
-        bp_leases_count(store->leases) >= store->options.leases_max) {
+        bp_leases_count(store->leases) + atomic_load(&store->driver.granting) >=
+            store->options.leases_max) {
         return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_TOO_MANY_LEASES,
                        "limits.leases_max leases exist");
     }
@@ -113,7 +122,7 @@ void bp_group_gather(struct bp_store *store, struct bp_group *group) {
     group->staging = driver->staging[group->turn % BP_GROUPS_IN_FLIGHT];
     group->first = NULL;
     group->tail = &group->first;
-    group->writes = group->n_entries = group->staged = 0;
+    group->writes = group->n_entries = group->staged = group->grants = 0;
     group->payload_bytes = 0;
     group->open = false;
     pthread_mutex_lock(&driver->mutex);
@@ -139,6 +148,10 @@ void bp_group_gather(struct bp_store *store, struct bp_group *group) {
                 continue;
             }
             choose_lease(store, ticket);
+            if (ticket->request.kind == BP_REQUEST_LEASE_GRANT) {
+                group->grants++;
+                atomic_fetch_add(&store->driver.granting, 1);
+            }
             add_write(group, ticket);
         }
     }

@@ -26,7 +26,7 @@ struct bp_group {
     struct bp_pos end;
     uint64_t sequence;
     struct bp_ticket *first, **tail;
-    uint32_t writes;
+    uint32_t writes, grants;
     uint64_t payload_bytes;
     struct bp_entry entries[BP_GROUP_ENTRIES_MAX];
     uint32_t n_entries;

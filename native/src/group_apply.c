@@ -23,9 +23,12 @@ static void stop_member(struct bp_store *store, struct bp_group *group,
                         const struct bp_error *err) {
     atomic_store_explicit(&store->poisoned, true, memory_order_relaxed);
     atomic_store_explicit(&store->damaged, true, memory_order_relaxed);
+    struct bp_error stopped; /* they are durable: a start that gets over this applies them */
+    (void)bp_fail(&stopped, BP_UNAVAILABLE, BP_REASON_LOG_POISONED,
+                  "an entry could not be applied, so nothing after it was: %s", err->message);
     for (struct bp_ticket *ticket = group->first; ticket != NULL; ticket = ticket->next) {
         if (ticket->kind == BP_TICKET_WRITE && ticket->code == BP_OK && !ticket->applied) {
-            bp_ticket_fail(ticket, err);
+            bp_ticket_fail(ticket, &stopped);
         }
     }
 }
@@ -122,6 +125,7 @@ void bp_group_apply(struct bp_store *store, struct bp_group *group) {
     }
     place_reads(group, before);
     pthread_mutex_unlock(&store->apply);
+    atomic_fetch_sub(&store->driver.granting, group->grants);
     end_turn(store);
 }
 

@@ -76,6 +76,7 @@ struct bp_driver {
     uint32_t turn;          /* of the next group */
     uint64_t next_revision; /* of the next request to be written */
     uint64_t last_append_ns, next_lease_id;
+    _Atomic uint64_t granting; /* lease grants gathered and not applied */
     /* gathered small requests; a group's own until it is applied */
     uint8_t *staging[BP_GROUPS_IN_FLIGHT];
     /* groups are applied in turn */

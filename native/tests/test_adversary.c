@@ -826,6 +826,66 @@ static void test_a_damaged_only_checkpoint_is_made_up_for_by_the_whole_log(void)
     bp_sim_free(sim);
 }
 
+static void flip_value(struct bp_sim *sim, struct bp_store *store, const char *key) {
+    uint8_t stored[64] = {'u'};
+    size_t size = strlen(key);
+    memcpy(stored + 1, key, size);
+    struct bp_version version;
+    CHECK(bp_index_newest(store->index, bp_slice(stored, size + 1), &version));
+    char path[4224];
+    bp_segment_path(store->segments, version.value.at.segment, BP_SEGMENT_LOG, false, path,
+                    sizeof path);
+    CHECK(bp_sim_flip(sim, path, version.value.at.offset, 1) == 0);
+}
+
+/* In the log, the compare could be decided neither now nor by any start after this. */
+static void test_a_compare_on_a_damaged_value_never_enters_the_log(void) {
+    struct bp_sim *sim = bp_sim_new(3);
+    struct bp_options options = test_options();
+    struct bp_store *store = test_must_open(sim, &options);
+    int succeeded;
+    CHECK(test_put(store, "k", "value", NULL) == BP_OK);
+    CHECK(test_compare_value(store, "k", "value", "value", &succeeded) == BP_OK && succeeded);
+    flip_value(sim, store, "k");
+    uint64_t last = bp_log_last_index(store->log);
+    CHECK_EQ_U64(test_compare_value(store, "k", "value", "other", &succeeded), BP_DATA_LOSS);
+    CHECK_EQ_U64(bp_log_last_index(store->log), last);
+    /* One that size and checksum decide needs no reading. */
+    CHECK(test_compare_value(store, "k", "longer value", "other", &succeeded) == BP_OK);
+    CHECK(!succeeded);
+    CHECK(test_put(store, "k", "again", NULL) == BP_OK); /* which repairs it */
+    CHECK(test_compare_value(store, "k", "again", "value", &succeeded) == BP_OK && succeeded);
+    bp_store_abandon(store);
+    bp_sim_free(sim);
+}
+
+static void test_grants_of_one_group_do_not_pass_the_limit_together(void) {
+    struct bp_sim *sim = bp_sim_new(3);
+    struct bp_options options = test_options();
+    options.leases_max = 3;
+    struct bp_store *store = test_must_open(sim, &options);
+    struct bp_queue *queue = bp_queue_new(store);
+    struct bp_error err = {0};
+    for (uint64_t lease = 1; lease <= 8; lease++) {
+        struct bp_builder builder;
+        bp_builder_init(&builder);
+        bp_builder_begin(&builder, BP_REQUEST_LEASE_GRANT, bp_slice(NULL, 0), 0);
+        bp_builder_u64(&builder, lease);
+        bp_builder_u64(&builder, 60000);
+        CHECK_OK(bp_builder_finish(&builder, &err), &err);
+        CHECK_OK(bp_submit(store, queue, builder.buf, builder.size, lease, &err), &err);
+        bp_builder_free(&builder);
+    }
+    bp_step_drive(store);
+    CHECK_EQ_U64(bp_leases_count(store->leases), 3);
+    CHECK(test_revoke(store, 1, NULL) == BP_OK);
+    CHECK(test_grant(store, 9, 60000) == BP_OK); /* and nothing of it was left counted */
+    CHECK_EQ_U64(test_grant(store, 10, 60000), BP_RESOURCE_EXHAUSTED);
+    bp_queue_free(queue);
+    bp_store_abandon(store);
+    bp_sim_free(sim);
+}
+
 /* Whether the one answer waiting in the queue contains these bytes. */
 static bool answer_contains(struct bp_queue *queue, const char *text) {
     struct bp_completion done = test_take(queue);
@@ -1080,6 +1140,8 @@ int main(int argc, char **argv) {
     RUN(test_replay_does_not_depend_on_the_size_configured_for_the_request_id_table);
     RUN(test_an_unclean_stop_in_interval_mode_jumps_also_when_the_next_start_syncs_every_group);
     RUN(test_a_damaged_only_checkpoint_is_made_up_for_by_the_whole_log);
+    RUN(test_a_compare_on_a_damaged_value_never_enters_the_log);
+    RUN(test_grants_of_one_group_do_not_pass_the_limit_together);
     RUN(test_serializable_reads_in_frames_go_on_after_the_log_failed);
     RUN(test_a_read_of_the_newest_state_is_answered_though_compaction_overtakes_its_place);
     RUN(test_a_creation_interrupted_twice_is_begun_again);

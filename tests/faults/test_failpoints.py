@@ -66,7 +66,7 @@ LIVES_MAX = 5
 # Opening the store on a log whose last frames may not be durable: the new segment, its first
 # frames.
 OPENING = [
-    Case("recover.read", 1, REFUSES, None),
+    Case("recover.read", 1, REFUSES, None, lasting=True),
     Case("recover.copy", 1, REFUSES, CARRIES_ON, writes=True),
     Case("recover.sync", 1, REFUSES, CARRIES_ON),
     Case("log.create", 1, REFUSES, CARRIES_ON),

@@ -44,9 +44,9 @@ def runner(
     return run
 
 
-def failed(ended: Ended) -> str:
+def failed(ended: Ended, code: int = 1) -> str:
     """The one line on stderr of a command that failed, and printed nothing else."""
-    assert ended.code == 1, ended
+    assert ended.code == code, ended
     assert ended.out == b""
     (line,) = ended.err.splitlines()
     assert line.startswith("bedplate: ")

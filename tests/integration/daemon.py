@@ -100,11 +100,10 @@ class Daemon:
         self._reader.start()
         return self
 
-    def listening(self) -> Daemon:
-        """Wait until the ports are bound, which is before recovery."""
-        eventually(self._address_file.exists)
-        content = json.loads(self._address_file.read_text())
-        self.grpc, self.http = content["grpc"], content["http"]
+    def recovering(self) -> Daemon:
+        """Wait until it says that it recovers, which it does when that takes long."""
+        record = self.wait_for("recovering")
+        self.grpc, self.http = record["grpc"], record["http"]
         return self
 
     def signal(self, number: signal.Signals) -> None:

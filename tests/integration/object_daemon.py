@@ -15,7 +15,6 @@ from bedplate.api.object.v1.object_pb2_grpc import ObjectServiceStub
 from bedplate.native.store import crc32c
 from bedplate.server.config import Config, ServerConfig
 from bedplate.server.daemon import Daemon
-from bedplate.storage.engine import State
 from bedplate.storage.objects.config import ObjectsConfig
 from bedplate.storage.objects.service import ObjectModule
 from tests.integration.daemon import PATIENCE_S
@@ -95,11 +94,11 @@ async def serving(directory: Path, bucket: str = "b", **objects: Any) -> AsyncIt
     running = asyncio.create_task(daemon.run())
     try:
 
-        async def is_open() -> bool:
+        async def serves() -> bool:
             assert not running.done(), running.exception()
-            return daemon.engine.state is State.OPEN
+            return address_file.exists()
 
-        await eventually(is_open)
+        await eventually(serves)
         address = json.loads(address_file.read_text())["grpc"]
         [module] = [each for each in daemon.services.modules if isinstance(each, ObjectModule)]
         async with grpc.aio.insecure_channel(address) as channel:

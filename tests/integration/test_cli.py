@@ -136,7 +136,7 @@ class TestObjects:
         assert target.read_bytes() == data
         part = run("object", "get", f"{bucket}/a/source", "-", "--offset", "10", "--length", "5")
         assert part.out == data[10:15]
-        assert not list(tmp_path.glob("*.partial"))
+        assert {path.name for path in tmp_path.iterdir()} == {"source", "target"}
 
     def test_pipes_work_both_ways(self, run: Run, bucket: str) -> None:
         ok(run("object", "put", "-", f"{bucket}/pipe", stdin=NOT_TEXT))
@@ -183,16 +183,33 @@ class TestObjects:
         "arguments",
         [
             ("get", "elsewhere"),
+            ("get", "s3://bucket/key"),
             ("get", "object://bucket"),
             ("put", "-", "object://bucket/a/"),
-            ("put", "/no/such/file", "object://bucket/key"),
+            ("mb", "a/b"),
             ("put", "-", "object://bucket/a", "--metadata", "x"),
             ("mb", "object://bucket/key"),
             ("head", b"object://bucket/\xff"),
         ],
     )
     def test_what_makes_no_sense_is_refused(self, run: Run, arguments: tuple[str, ...]) -> None:
-        failed(run("object", *arguments))
+        failed(run("object", *arguments), code=2)
+
+    def test_a_file_that_is_not_there_is_a_failure(self, run: Run) -> None:
+        failed(run("object", "put", "/no/such/file", "object://bucket/key"))
+
+    def test_nothing_of_the_users_is_touched_beside_the_file(
+        self, run: Run, bucket: str, tmp_path: Path
+    ) -> None:
+        ok(run("object", "put", "-", f"{bucket}/k", stdin=b"new"))
+        target, mine = tmp_path / "copy", tmp_path / "copy.partial"
+        mine.write_bytes(b"mine")
+        ok(run("object", "get", f"{bucket}/k", target))
+        assert "OBJECT_NOT_FOUND" in failed(run("object", "get", f"{bucket}/none", target))
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+            "copy": b"new",
+            "copy.partial": b"mine",
+        }
 
 
 class TestFailures:
@@ -239,16 +256,17 @@ class TestFailures:
             ok(run("kv", "put", f"{name}/{i}", "v" * 100_000))
         read_end, write_end = os.pipe()
         os.close(read_end)
-        finished = subprocess.run(
-            [sys.executable, "-m", "bedplate.cli.main", "kv", "scan", name],
-            env=clean_environment() | {"BEDPLATECTL_SERVER": shared_daemon.grpc},
-            stdout=write_end,
-            stderr=subprocess.PIPE,
-            timeout=60,
-            check=False,
-        )
+        for options in ([], ["--keys-only"]):  # more than is buffered, and less
+            finished = subprocess.run(
+                [sys.executable, "-m", "bedplate.cli.main", "kv", "scan", name, *options],
+                env=clean_environment() | {"BEDPLATECTL_SERVER": shared_daemon.grpc},
+                stdout=write_end,
+                stderr=subprocess.PIPE,
+                timeout=60,
+                check=False,
+            )
+            assert (finished.returncode, finished.stderr) == (0, b"")
         os.close(write_end)
-        assert (finished.returncode, finished.stderr) == (1, b"")
 
 
 def test_tls_and_a_certificate_of_ones_own(
@@ -272,7 +290,7 @@ def test_tls_and_a_certificate_of_ones_own(
     ok(run(*trusting, *mine, "kv", "scan"))
     for options in ((), trusting):
         assert failed(run(*options, "kv", "scan")).startswith("cannot reach the daemon: ")
-    assert "need each other" in failed(run(*trusting, *mine[:2], "kv", "scan"))
+    assert "need each other" in failed(run(*trusting, *mine[:2], "kv", "scan"), code=2)
 
 
 class TestTokens:
@@ -315,7 +333,7 @@ class TestTokens:
 
     @pytest.mark.parametrize(("who", "scope"), [("x", "kv:reed"), ("a b", "kv:read")])
     def test_unknown_scopes_and_odd_names_are_refused(self, run: Run, who: str, scope: str) -> None:
-        failed(run("token", "create", who, "--scope", scope))
+        failed(run("token", "create", who, "--scope", scope), code=2)
 
 
 def test_config_prints_what_the_daemon_prints(run: Run) -> None:

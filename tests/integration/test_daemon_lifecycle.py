@@ -82,14 +82,14 @@ def test_nothing_is_served_while_the_store_recovers(start: MakeDaemon, tmp_path:
     daemon.kv().Put(PutRequest(key=b"k", value=b"v"))
     daemon.kill()
     slow = Daemon(tmp_path, environment={"BEDPLATE_FAILPOINTS__RECOVER_READ": "slow@1:3000"})
-    with slow.launch().listening():
+    with slow.launch().recovering():
+        assert not (tmp_path / "address.json").exists()
         assert slow.health().Check(HealthCheckRequest()).status == NOT_SERVING
         assert slow.get("/readyz") == (503, "recovering\n")
         assert slow.get("/healthz") == (200, "ok\n")
         early = refused(slow.kv().Get, GetRequest(key=b"k"))
         assert (early.code, early.reason) == (UNAVAILABLE, "STORE_RECOVERING")
         assert early.retry_ms is not None
-        assert slow.wait_for("recovering")
         assert slow.wait_for("serving")
         assert slow.kv().Get(GetRequest(key=b"k")).kv.value == b"v"
         assert slow.get("/readyz") == (200, "ready\n")
@@ -211,7 +211,7 @@ def test_a_second_signal_exits_1_at_once(start: MakeDaemon) -> None:
 
 def test_the_address_file_goes_with_the_daemon(start: MakeDaemon, tmp_path: Path) -> None:
     daemon = start()
-    assert (tmp_path / "address.json").exists()
+    eventually((tmp_path / "address.json").exists)
     assert daemon.stop() == 0
     assert not (tmp_path / "address.json").exists()
 

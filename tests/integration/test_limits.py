@@ -6,6 +6,8 @@ import grpc
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 
+from bedplate.api.admin.v1.admin_pb2 import GetStatusRequest
+from bedplate.api.admin.v1.admin_pb2_grpc import AdminServiceStub
 from bedplate.api.kv.v1.kv_pb2 import (
     BatchOp,
     BatchRequest,
@@ -139,6 +141,25 @@ def test_an_object_announced_too_large_is_refused_before_its_data(start: MakeDae
     found = refused(objects.PutObject, iter([PutObjectRequest(header=header)]))
     assert (found.code, found.reason) == (INVALID, "OBJECT_TOO_LARGE")
     assert found.fields == ["header.size"]
+
+
+def test_a_method_that_there_is_not_says_so(shared_daemon: Daemon) -> None:
+    channel: Any = shared_daemon.channel()
+    for kind in (channel.unary_unary, channel.unary_stream):
+        call = kind("/bedplate.kv.v1.KVService/Absent")
+        found = refused(lambda call=call: list(call(b"x")))
+        assert (found.code, found.reason) == (grpc.StatusCode.UNIMPLEMENTED, "METHOD_UNKNOWN")
+
+
+def test_an_object_announced_larger_than_the_disk_is_refused_before_its_data(
+    shared_daemon: Daemon,
+) -> None:
+    objects = ObjectServiceStub(shared_daemon.channel())
+    objects.CreateBucket(CreateBucketRequest(bucket="disk"))
+    disk = AdminServiceStub(shared_daemon.channel()).GetStatus(GetStatusRequest()).disk
+    header = PutObjectHeader(bucket="disk", key="k", size=disk.total_bytes)
+    found = refused(objects.PutObject, iter([PutObjectRequest(header=header)]))
+    assert (found.code, found.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "DISK_FULL")
 
 
 def test_leases_are_counted(small: Daemon) -> None:

@@ -2,17 +2,15 @@
 
 import random
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import grpc
 
 from bedplate.api.object.v1 import object_pb2 as pb
 from bedplate.api.object.v1.object_pb2_grpc import ObjectServiceStub
 from tests.integration.conftest import MakeDaemon
 from tests.integration.daemon import Daemon, eventually
-from tests.integration.refusals import refused
 
 MIB = 1 << 20
 
@@ -81,27 +79,43 @@ def test_downloads_that_stopped_reading_starve_nobody(start: MakeDaemon) -> None
     assert get(stub(daemon), "k") == data
 
 
-def test_an_upload_that_pauses_is_ended_only_when_others_wait(start: MakeDaemon) -> None:
-    daemon = start("limits.stream_bytes_max=8MiB", "limits.stall_seconds_max=0.3")
+def stalled(key: str, size: int, goes_on: threading.Event) -> Iterator[pb.PutObjectRequest]:
+    """An upload whose client says nothing more until it may go on."""
+    yield pb.PutObjectRequest(header=pb.PutObjectHeader(bucket="b", key=key))
+    yield pb.PutObjectRequest(chunk=pb.DataChunk(data=key[:1].encode() * size))
+    goes_on.wait()
+
+
+def test_an_upload_that_pauses_keeps_nobody_waiting(start: MakeDaemon) -> None:
+    daemon = start("limits.stream_bytes_max=8MiB")
     data = with_object(daemon, 3 * MIB)
     goes_on = threading.Event()
-
-    def paused(key: str) -> Iterator[pb.PutObjectRequest]:
-        yield pb.PutObjectRequest(header=pb.PutObjectHeader(bucket="b", key=key))
-        yield pb.PutObjectRequest(chunk=pb.DataChunk(data=b"begun"))
-        goes_on.wait()
-
-    alone = stub(daemon).PutObject.future(paused("alone"))
-    also = stub(daemon).PutObject.future(paused("also"))
-    opened = {"service": "bedplate.object.v1.ObjectService", "method": "PutObject"}
-    eventually(lambda: daemon.metric("bedplate_rpcs_in_flight", **opened) == 2)
+    paused = [stub(daemon).PutObject.future(stalled(key, 1000, goes_on)) for key in ("a", "b")]
+    received = "bedplate_object_received_bytes_total"
+    eventually(lambda: daemon.metric(received) == 3 * MIB + 2000)
     put(stub(daemon), "other", data)  # waits for the memory of the two
     assert get(stub(daemon), "other") == data
-    eventually(lambda: alone.done() or also.done())
-    stalled, spared = (alone, also) if alone.done() else (also, alone)
-    found = refused(stalled.result)
-    assert found.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert found.reason == "CLIENT_STALLED"
-    assert found.retry_ms is not None
+    assert not any(upload.done() for upload in paused)
     goes_on.set()
-    assert spared.result().info.size == len(b"begun")
+    assert [upload.result().info.size for upload in paused] == [1000, 1000]
+    assert get(stub(daemon), "a") == b"a" * 1000
+
+
+def test_uploads_that_stall_starve_nobody(start: MakeDaemon) -> None:
+    daemon = start()
+    data = with_object(daemon, MIB)
+    goes_on = threading.Event()
+    stubs = [stub(daemon) for _ in range(5)]
+    uploads = [
+        stubs[number % 5].PutObject.future(stalled(f"s{number}", 1_000_000, goes_on))
+        for number in range(100)
+    ]
+    opened = {"service": "bedplate.object.v1.ObjectService", "method": "PutObject"}
+    eventually(lambda: daemon.metric("bedplate_rpcs_in_flight", **opened) == 100)
+    honest = stub(daemon)
+    begun = time.monotonic()
+    put(honest, "honest", data)
+    assert get(honest, "honest") == data
+    assert time.monotonic() - begun < 5
+    goes_on.set()
+    assert sum(upload.result().info.size for upload in uploads) == 100_000_000

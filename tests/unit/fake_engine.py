@@ -39,6 +39,7 @@ class FakeEngine:
         self.revision = 0
         self.floor = 0
         self.disk_full = False
+        self.room = 1 << 40
         self.before: Before | None = None
         self.requests: Counter[Method] = Counter()
         self._versions: dict[bytes, list[Version]] = {}
@@ -58,6 +59,9 @@ class FakeEngine:
         self.floor = self.revision
 
     # -- the engine --------------------------------------------------------------------------------
+
+    def room_bytes(self) -> int:
+        return self.room
 
     async def call(self, method: Method, keyspace: Keyspace, request: bytes) -> bytes:
         assert keyspace is Keyspace.OBJECT

@@ -32,6 +32,9 @@ class Context:
         if not self.alive:
             raise RuntimeError("the call is dead")
 
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
     async def write(self, message: bytes) -> None:
         self.written.append(message)
         if self.on_write is not None:

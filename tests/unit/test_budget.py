@@ -7,6 +7,7 @@ from contextlib import suppress
 import pytest
 
 from bedplate.errors import BedplateError
+from bedplate.native.errors import closed
 from bedplate.storage.budget import MESSAGE_MAX, Budget, Share
 
 MIB = 1 << 20
@@ -148,8 +149,8 @@ async def test_what_never_waits_counts_and_ends_who_stalls() -> None:
         await last
 
 
-async def test_a_silent_sender_lends_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bedplate.storage.budget._LEND_AFTER_S", 0.01)
+async def test_a_silent_sender_puts_aside_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bedplate.storage.budget.SILENCE_S", 0.01)
     budget = Budget(4 * MIB)
     sends = asyncio.Event()
 
@@ -157,15 +158,60 @@ async def test_a_silent_sender_lends_its_room(monkeypatch: pytest.MonkeyPatch) -
         await sends.wait()
         yield b"late"
 
-    share = budget.share()
+    share, other = budget.share(), budget.share()
     await share.take(4 * MIB)
-    receiving = asyncio.create_task(share.receive(messages(), lend=4 * MIB))
-    other = budget.share()
+
+    async def put_aside() -> None:
+        share.give(share.held)
+
+    receiving = asyncio.create_task(share.receive(messages(), put_aside))
+    await asyncio.wait([receiving], timeout=0.05)
+    assert share.held == 4 * MIB  # nobody waits
     async with asyncio.timeout(PATIENCE_S):
-        await other.take(4 * MIB)  # comes back from the silent one
-    sends.set()
-    await settle()
+        await other.take(4 * MIB)
     assert not receiving.done()
-    other.give(other.held)
+    sends.set()
     assert await receiving == b"late"
-    assert share.held == 4 * MIB
+    assert share.held == 0
+
+
+async def test_what_cannot_be_put_aside_fails_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bedplate.storage.budget.SILENCE_S", 0.01)
+    budget = Budget(4 * MIB)
+
+    async def messages() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b"never"
+
+    async def put_aside() -> None:
+        raise closed()
+
+    async def receive() -> None:
+        with budget.share() as share:
+            await share.take(4 * MIB)
+            await share.receive(messages(), put_aside)
+
+    receiving = asyncio.create_task(receive())
+    await settle()
+    async with asyncio.timeout(PATIENCE_S):
+        await budget.share().take(4 * MIB)
+    with pytest.raises(BedplateError, match="closed"):
+        await receiving
+
+
+async def test_peers_take_turns() -> None:
+    budget = Budget(MIB)
+    holder = budget.share()
+    await holder.take(MIB)
+    served: list[str] = []
+
+    async def wait(peer: str) -> None:
+        with budget.share(peer) as share:
+            await share.take(MIB)
+            served.append(peer)
+
+    tasks = [asyncio.create_task(wait(peer)) for peer in ("a", "a", "a", "b", "b", "c")]
+    await settle()
+    holder.give(MIB)
+    await asyncio.gather(*tasks)
+    assert served == ["a", "b", "c", "a", "b", "a"]

@@ -1,15 +1,22 @@
 """Hanging up on clients below gRPC."""
 
 import asyncio
+import fcntl
+import select
 import socket
+import termios
+import time
+from array import array
 from typing import Any
 
+import grpc.aio
 import pytest
+from structlog.testing import capture_logs
 
 from bedplate.errors import Code
 from bedplate.native.errors import closed
 from bedplate.native.guard import Guard
-from bedplate.server.connections import hang_up
+from bedplate.server.connections import Parting, hang_up
 from bedplate.server.guarded_call import Gate, GuardedMethod
 from bedplate.server.open_calls import OpenCalls
 
@@ -40,6 +47,53 @@ def test_one_peer_or_all_of_them_are_hung_up_on(host: str, name: str) -> None:
             assert other.recv(1) == b""
 
 
+async def test_who_is_parted_from_takes_its_answers_first() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours, client = connect(server)
+        with ours, client, Parting(server.getsockname()[1]) as parting:
+            ours.sendall(b"answer")
+            parted = asyncio.create_task(parting.complete(PATIENCE_S))
+            ended = select.poll()
+            ended.register(client, select.POLLRDHUP)
+            assert await asyncio.to_thread(ended.poll, PATIENCE_S * 1000)
+            for _ in range(2):  # after a reset, the second would be a broken pipe
+                client.sendall(b"late")
+            assert not parted.done()
+            assert client.recv(100) == b"answer"
+            assert client.recv(100) == b""
+            client.close()
+            async with asyncio.timeout(PATIENCE_S / 2):
+                await parted
+
+
+async def test_what_comes_in_while_parting_is_not_read() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours, client = connect(server)
+        with ours, client:
+            readable = select.poll()
+            readable.register(ours, select.POLLIN)
+            with Parting(server.getsockname()[1]):
+                client.sendall(b"late")
+                while not waiting_bytes(ours):
+                    pass
+                assert not readable.poll(0)
+
+
+def waiting_bytes(connection: socket.socket) -> int:
+    count = array("i", [0])
+    fcntl.ioctl(connection, termios.FIONREAD, count)
+    return count[0]
+
+
+async def test_who_does_not_hang_up_is_not_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours, client = connect(server)
+        with ours, client, Parting(server.getsockname()[1]) as parting:
+            begun = time.monotonic()
+            await parting.complete(0.05)
+            assert time.monotonic() - begun >= 0.05
+
+
 class DeafContext:
     """A client that takes no status."""
 
@@ -59,6 +113,37 @@ class DeafContext:
     async def abort(self, code: object, *_: object) -> None:
         self.code = code
         await asyncio.Event().wait()
+
+
+class GoneContext(DeafContext):
+    """A client that is not there any more: gRPC fails what is sent to it."""
+
+    async def write(self, _: object) -> None:
+        raise grpc.aio.InternalError("Failed grpc_call_start_batch")
+
+    async def abort(self, *_: object) -> None:
+        raise grpc.aio.InternalError("Failed grpc_call_start_batch")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_client_that_is_gone_is_no_failure(fails: bool) -> None:
+    guard, calls = Guard(), OpenCalls(1)
+    guard.add_method("S/M", None)
+    gate = Gate(guard, calls, 1 << 20, 30.0, False, print)
+
+    async def work(_: object, context: Any) -> None:
+        if fails:
+            raise closed()
+        await context.write(b"")
+
+    method = GuardedMethod(gate, "/S/M", work, always=False, requests=False, responses=True)
+    context: Any = GoneContext()
+    with capture_logs() as records, pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(method.call(b"", context))
+    (stats,) = guard.snapshot()
+    assert stats.codes[Code.UNAVAILABLE if fails else Code.CANCELLED] == 1
+    assert sum(stats.codes) == 1
+    assert records == []
 
 
 async def test_a_client_that_takes_no_status_loses_its_connection(

@@ -9,7 +9,10 @@ import pytest
 from bedplate.api.object.v1 import object_pb2 as pb
 from bedplate.errors import BedplateError, Code
 from bedplate.native.store import Method, crc32c
+from bedplate.storage.budget import BYTES_MAX_DEFAULT
 from tests.unit.object_harness import MIB, Context, failing, make, pattern
+
+PATIENCE_S = 10.0
 
 
 @pytest.mark.parametrize("size", [0, 1, MIB - 1, MIB, MIB + 1, 3 * MIB, 3 * MIB + 7])
@@ -177,6 +180,104 @@ async def test_a_cancelled_upload_leaves_nothing_and_gives_its_budget_back() -> 
     await objects.reap()
     assert not objects.chunks()
     assert not objects.leftovers()
+
+
+@pytest.mark.parametrize("came", [0, 1000, MIB, MIB + 1000, 3 * MIB])
+@pytest.mark.parametrize("more", [0, 1, 2 * MIB])
+async def test_what_is_put_aside_is_taken_up_again(
+    came: int, more: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bedplate.storage.budget.SILENCE_S", 0.001)
+    objects = await make()
+    budget, data = objects.core.budgets.receiving, pattern(came + more)
+    goes_on = asyncio.Event()
+
+    async def paused() -> AsyncIterator[bytes]:
+        for at in range(0, came, MIB):
+            yield data[at : min(at + MIB, came)]
+        await goes_on.wait()
+        for at in range(came, len(data), MIB):
+            yield data[at : at + MIB]
+
+    upload = asyncio.create_task(objects.put("k", paused()))
+    async with asyncio.timeout(PATIENCE_S):
+        while not budget.held:
+            assert not upload.done(), upload.exception()
+            await asyncio.sleep(0)
+    with budget.share() as other:
+        async with asyncio.timeout(PATIENCE_S):
+            await other.take(BYTES_MAX_DEFAULT)  # comes back from the silent one
+        assert budget.held == BYTES_MAX_DEFAULT
+        goes_on.set()
+    await upload
+    assert (await objects.get("k"))[1] == data
+    assert budget.held == 0
+    assert not objects.leftovers()
+
+
+async def test_who_trickles_holds_its_room_for_a_turn_only() -> None:
+    objects = await make()
+    budget, seconds = objects.core.budgets.receiving, 0.0
+    objects.core.monotonic = lambda: seconds
+    data, more = pattern(MIB), asyncio.Semaphore(0)
+
+    async def trickle() -> AsyncIterator[bytes]:
+        for at in range(0, MIB, 64 << 10):
+            await more.acquire()
+            yield data[at : at + (64 << 10)]
+
+    upload = asyncio.create_task(objects.put("k", trickle()))
+    more.release()
+    async with asyncio.timeout(PATIENCE_S):
+        while not budget.held:
+            assert not upload.done(), upload.exception()
+            await asyncio.sleep(0)
+    with budget.share() as other:
+        waiting = asyncio.create_task(other.take(BYTES_MAX_DEFAULT))
+        await asyncio.sleep(0)
+        seconds += 10.0
+        more.release()
+        async with asyncio.timeout(PATIENCE_S):
+            await waiting
+    for _ in range(MIB // (64 << 10)):
+        more.release()
+    await upload
+    assert (await objects.get("k"))[1] == data
+
+
+async def test_what_the_disk_has_no_room_for_is_refused_before_its_data() -> None:
+    objects = await make()
+    objects.engine.room = 1000
+
+    async def never() -> AsyncIterator[bytes]:
+        raise AssertionError("its data was asked for")
+        yield b""
+
+    with failing("DISK_FULL"):
+        await objects.put("k", never(), size=1001)
+    upload_id = await objects.begin("k")
+    with failing("DISK_FULL"):
+        await objects.part(upload_id, 1, never(), size=1001)
+    await objects.put("k", pattern(1000), size=1000)
+
+
+@pytest.mark.parametrize(
+    ("reason", "field", "header"),
+    [
+        ("NAME_INVALID", "header.key", {"key": ""}),
+        ("BUCKET_NOT_FOUND", "header.bucket", {"bucket": "none"}),
+        ("CONDITION_FAILED", "header.conditions.if_match", {"conditions": {"if_match": "x"}}),
+        ("SIZE_MISMATCH", "header.size", {"size": 9}),
+        ("CHECKSUM_MISMATCH", "header.crc32c", {"crc32c": 1}),
+    ],
+)
+async def test_an_upload_names_fields_of_its_header(
+    reason: str, field: str, header: dict[str, Any]
+) -> None:
+    objects = await make()
+    with pytest.raises(BedplateError) as caught:
+        await objects.put(**{"key": "k", "data": b"data"} | header)
+    assert (caught.value.reason, caught.value.field) == (reason, field)
 
 
 async def test_a_full_queue_slows_an_upload_down_and_nothing_else() -> None:

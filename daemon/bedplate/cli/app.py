@@ -1,8 +1,10 @@
 """The options before the command, every command, and how a failure ends.
 
-0  done    1  failed, and one line on stderr says why    2  not understood    130  interrupted
+0  done, or nobody reads on    1  failed, and one line on stderr says why    2  not understood
+130  interrupted
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +16,7 @@ import typer
 from bedplate import __version__
 from bedplate.cli import admin, demo, kv, lease, objects, offline, token
 from bedplate.cli.connection import DEFAULT_SERVER, Settings, TLSFiles, read_token
-from bedplate.cli.errors import CommandError, describe
+from bedplate.cli.errors import CommandError, NotUnderstood, describe
 from bedplate.errors import BedplateError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -38,15 +40,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     try:
         code = app(args=arguments, prog_name="bedplate", standalone_mode=False)
+        sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except BrokenPipeError:
-        sys.stderr.close()  # nobody reads on; the interpreter shall not complain about it
-        return EXIT_FAILED
+        return _nobody_reads_on()
+    except SystemExit as error:  # what typer makes of the same
+        if isinstance(error.__context__, BrokenPipeError):
+            return _nobody_reads_on()
+        raise
     except (KeyboardInterrupt, typer.Abort):
         return EXIT_INTERRUPTED
     except (grpc.RpcError, BedplateError, CommandError, OSError) as error:
         print(f"bedplate: {describe(error)}", file=sys.stderr)
-        return EXIT_FAILED
+        return EXIT_USAGE if isinstance(error, NotUnderstood) else EXIT_FAILED
     except Exception as error:
         # typer's own errors have no common base that it would export.
         text = getattr(error, "format_message", None)
@@ -54,6 +60,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         _print_usage(text(), getattr(error, "ctx", None))
         return EXIT_USAGE
+
+
+def _nobody_reads_on() -> int:
+    """As `head` does it: no failure. What is buffered still goes nowhere, without a complaint."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 0
 
 
 def _print_usage(text: str, context: typer.Context | None) -> None:
@@ -117,7 +129,7 @@ def _connection(
     ] = False,
 ) -> None:
     if (tls_cert is None) != (tls_key is None):
-        raise CommandError("--tls-cert and --tls-key need each other")
+        raise NotUnderstood("--tls-cert and --tls-key need each other")
     files = TLSFiles(tls_ca, tls_cert, tls_key)
     context.obj = Settings(
         server=server,

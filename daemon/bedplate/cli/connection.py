@@ -12,7 +12,7 @@ import typer
 from bedplate.api.admin.v1.admin_pb2_grpc import AdminServiceStub
 from bedplate.api.kv.v1.kv_pb2_grpc import KVServiceStub
 from bedplate.api.object.v1.object_pb2_grpc import ObjectServiceStub
-from bedplate.cli.errors import CommandError
+from bedplate.cli.errors import CommandError, NotUnderstood
 
 DEFAULT_SERVER = "localhost:7420"
 A = TypeVar("A")
@@ -78,7 +78,7 @@ def connected(context: typer.Context) -> Iterator[Client]:
 def read_token(token: str | None, file: Path | None) -> str:
     """The bearer token of the options. Raises CommandError, OSError."""
     if token and file:
-        raise CommandError("--token and --token-file exclude each other")
+        raise NotUnderstood("--token and --token-file exclude each other")
     text = file.read_text(encoding="ascii", errors="replace") if file else (token or "")
     text = text.strip()
     if not text.isascii() or not text.isprintable() or " " in text:

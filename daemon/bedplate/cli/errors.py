@@ -17,6 +17,10 @@ class CommandError(Exception):
     """A command that failed; the message is the line."""
 
 
+class NotUnderstood(CommandError):
+    """A command line that means nothing."""
+
+
 def describe(error: Exception) -> str:
     """The line for an error that a command ended with."""
     match error:

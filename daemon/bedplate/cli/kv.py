@@ -10,7 +10,7 @@ import typer
 
 from bedplate.api.kv.v1 import kv_pb2 as pb
 from bedplate.cli.connection import Client, connected, settings_of
-from bedplate.cli.errors import CommandError
+from bedplate.cli.errors import CommandError, NotUnderstood
 from bedplate.cli.numbers import UINT64_MAX
 from bedplate.cli.output import message_json, note, print_json, shown, write_raw
 
@@ -87,7 +87,7 @@ def delete(
 ) -> None:
     """Delete one key or a range, as one step. Deleting what is not there is no error."""
     if prefix and range_end is not None:
-        raise CommandError("--prefix and --range-end exclude each other")
+        raise NotUnderstood("--prefix and --range-end exclude each other")
     name = os.fsencode(key)
     end = prefix_end(name) if prefix else os.fsencode(range_end or "")
     with connected(context) as client:
@@ -199,7 +199,7 @@ def prefix_end(prefix: bytes) -> bytes:
 
 def _value(text: str | None, file: Path | None) -> bytes:
     if (text is None) == (file is None):
-        raise CommandError("give the value either as an argument or with --file")
+        raise NotUnderstood("give the value either as an argument or with --file")
     if text is not None:
         return os.fsencode(text)
     assert file is not None

@@ -15,7 +15,7 @@ from bedplate.cli.connection import Client
 from bedplate.cli.errors import CommandError
 from bedplate.cli.output import byte_progress, note
 from bedplate.cli.transfer import Download, upload, whole_file
-from bedplate.cli.uris import Place, utf8
+from bedplate.cli.uris import Place, is_utf8
 
 _NO_NAMES = ("", ".", "..")
 
@@ -38,7 +38,9 @@ def put_tree(client: Client, root: Path, header: pb.PutObjectHeader) -> Iterator
     """
     if not root.is_dir():
         raise CommandError(f"{root} is not a directory")
-    files = {utf8(path.relative_to(root).as_posix()): path for path in _files(root)}
+    files = {path.relative_to(root).as_posix(): path for path in _files(root)}
+    if not all(map(is_utf8, files)):
+        raise CommandError("names of buckets and objects are UTF-8")
     total = sum(path.stat().st_size for path in files.values())
     prefix = _prefix(header.key)
     with byte_progress(str(root), total) as progress:

@@ -10,7 +10,7 @@ import typer
 
 from bedplate.api.object.v1 import object_pb2 as pb
 from bedplate.cli.connection import Client, connected, settings_of
-from bedplate.cli.errors import CommandError
+from bedplate.cli.errors import CommandError, NotUnderstood
 from bedplate.cli.numbers import UINT64_MAX
 from bedplate.cli.object_tree import get_tree, listing, put_tree
 from bedplate.cli.output import byte_progress, human_bytes, message_json, print_json, shown
@@ -110,7 +110,7 @@ def put_object(
     )
     if recursive:
         if if_match:
-            raise CommandError("--recursive and --if-match exclude each other")
+            raise NotUnderstood("--recursive and --if-match exclude each other")
         with connected(context) as client:
             for info in put_tree(client, Path(file), header):
                 _print_stored(context, info)
@@ -148,7 +148,7 @@ def get_object(
     """
     if recursive:
         if offset or length or file == "-":
-            raise CommandError("--recursive goes with neither a range nor stdout")
+            raise NotUnderstood("--recursive goes with neither a range nor stdout")
         with connected(context) as client:
             count = get_tree(client, parse_place(uri), Path(file or "."))
         print(f"fetched {count}", file=sys.stderr)
@@ -196,7 +196,7 @@ def remove_object(
 ) -> None:
     """Delete an object, or all under a prefix. Deleting what is not there is no error."""
     if recursive and if_match:
-        raise CommandError("--recursive and --if-match exclude each other")
+        raise NotUnderstood("--recursive and --if-match exclude each other")
     with connected(context) as client:
         if recursive:
             deleted = _remove_all(client, parse_place(uri))
@@ -281,7 +281,7 @@ def _metadata(pairs: list[str]) -> Iterator[tuple[str, str]]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise CommandError(f"--metadata {pair}: expected KEY=VALUE")
+            raise NotUnderstood(f"--metadata {pair}: expected KEY=VALUE")
         yield key, value
 
 

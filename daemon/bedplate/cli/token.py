@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from bedplate.cli.connection import settings_of
-from bedplate.cli.errors import CommandError
+from bedplate.cli.errors import CommandError, NotUnderstood
 from bedplate.cli.output import note, print_json
-from bedplate.server.auth import parse_scopes
+from bedplate.server.auth import TokensError, parse_scopes
 
 app = typer.Typer(name="token", no_args_is_help=True, help="Bearer tokens.")
 
@@ -40,9 +40,12 @@ def create(
 ) -> None:
     """Make a token. Its secret is printed once and kept nowhere; the tokens file has its hash."""
     if _NAME.fullmatch(name) is None:
-        raise CommandError("a name has 1 to 63 letters, digits, dots, dashes, underscores or @")
+        raise NotUnderstood("a name has 1 to 63 letters, digits, dots, dashes, underscores or @")
     scopes = ",".join(scope)
-    parse_scopes("--scope", scopes)
+    try:
+        parse_scopes("--scope", scopes)
+    except TokensError as error:
+        raise NotUnderstood(str(error)) from error
     secret = secrets.token_hex(32)
     line = f"{name} {hashlib.sha256(secret.encode()).hexdigest()} {scopes}"
     if file is not None:

@@ -1,10 +1,11 @@
 """Objects on their way: files and pipes to PutObject, GetObject to files and pipes, all checked.
 
 up    data --1 MiB messages, each with its CRC32C--> daemon
-down  daemon --messages--> CRC32C of each, then of the whole --> FILE.partial --> FILE
+down  daemon --messages--> CRC32C of each, then of the whole --> a temporary file --> FILE
 """
 
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,10 +73,10 @@ def whole_file(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     """A file that appears under its name complete, or not at all; `mode` is cut by the umask.
     Raises OSError.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f".bedplate-{secrets.token_hex(8)}.partial")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
-        partial.unlink(missing_ok=True)  # with the mode of whoever left it
-        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        with open(descriptor, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

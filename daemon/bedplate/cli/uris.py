@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from bedplate.cli.errors import CommandError
+from bedplate.cli.errors import NotUnderstood
 
 SCHEME = "object://"
 
@@ -19,32 +19,34 @@ class Place:
 
 
 def parse_place(text: str) -> Place:
-    """A bucket with or without a key. Raises CommandError."""
+    """A bucket with or without a key. Raises NotUnderstood."""
     bucket, _, key = text.removeprefix(SCHEME).partition("/")
     if not text.startswith(SCHEME) or not bucket:
-        raise CommandError(f'expected {SCHEME}BUCKET/KEY, not "{text}"')
-    return Place(utf8(bucket), utf8(key))
+        raise NotUnderstood(f'expected {SCHEME}BUCKET/KEY, not "{text}"')
+    if not is_utf8(text):
+        raise NotUnderstood("names of buckets and objects are UTF-8")
+    return Place(bucket, key)
 
 
 def parse_object(text: str) -> Place:
-    """A bucket and a key. Raises CommandError."""
+    """A bucket and a key. Raises NotUnderstood."""
     place = parse_place(text)
     if not place.key:
-        raise CommandError(f'"{text}" names no object: expected {SCHEME}BUCKET/KEY')
+        raise NotUnderstood(f'"{text}" names no object: expected {SCHEME}BUCKET/KEY')
     return place
 
 
 def parse_bucket(text: str) -> str:
-    """A bucket, with the scheme or without. Raises CommandError."""
+    """A bucket, with the scheme or without. Raises NotUnderstood."""
     place = parse_place(text if text.startswith(SCHEME) else SCHEME + text)
     if place.key:
-        raise CommandError(f'"{text}" names more than a bucket')
+        raise NotUnderstood(f'"{text}" names more than a bucket')
     return place.bucket
 
 
 def target_of(uri: str, source: str) -> Place:
     """A place that ends with a slash, or is a bucket alone, takes the source's last part. Raises
-    CommandError.
+    NotUnderstood.
     """
     place = parse_place(uri)
     if place.key and not place.key.endswith("/"):
@@ -53,15 +55,13 @@ def target_of(uri: str, source: str) -> Place:
 
 
 def file_name(path: str) -> str:
-    """The last part of a path or key. Raises CommandError when it names nothing."""
+    """The last part of a path or key. Raises NotUnderstood when it names nothing."""
     name = path.rpartition("/")[2]
     if name in ("", "-", ".", ".."):
-        raise CommandError(f'"{path}" does not give a name: say the whole target')
+        raise NotUnderstood(f'"{path}" does not give a name: say the whole target')
     return name
 
 
-def utf8(text: str) -> str:
-    """The same text. Raises CommandError for bytes that are not UTF-8."""
-    if any("\ud800" <= char <= "\udfff" for char in text):  # bytes of the command line that are not
-        raise CommandError("names of buckets and objects are UTF-8")
-    return text
+def is_utf8(text: str) -> bool:
+    """Whether it has no bytes of a command line or file name that are not."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)

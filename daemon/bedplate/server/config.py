@@ -29,6 +29,16 @@ from bedplate.storage.objects.config import ObjectsConfig
 
 PREFIX = "BEDPLATE_"
 DELIMITER = "__"
+# What the tests of this project read; a daemon started beside them does not mind.
+TEST_VARIABLES = frozenset(
+    {
+        "BEDPLATE_ETCD_OPERATIONS",
+        "BEDPLATE_KILL_ROUNDS",
+        "BEDPLATE_MODEL_EXAMPLES",
+        "BEDPLATE_MODEL_SHRINK",
+        "BEDPLATE_TEST_STRICT",
+    }
+)
 
 
 def _empty_is_none(value: object) -> object:
@@ -86,7 +96,7 @@ class ServerConfig(Section):
     address_file: OptionalPath = Field(
         default=None,
         description='File to write {"grpc": "HOST:PORT", "http": "HOST:PORT", "pid": N} to once '
-        "both ports are bound; removed at a clean stop. Default: none.",
+        "the daemon serves; removed at a clean stop. Default: none.",
     )
 
 
@@ -160,7 +170,7 @@ Flags = Mapping[str, Mapping[str, str]]
 def load(file: Path | None, flags: Flags) -> Config:
     """Read the file, the environment and the flags. Raises ConfigError."""
     content = _read_file(file)
-    _refuse_unknown_sections(os.environ)
+    _refuse_unknown_variables(os.environ)
 
     class Loaded(Config):
         @classmethod
@@ -229,18 +239,29 @@ def _read_file(file: Path | None) -> dict[str, Any]:
     if file is None:
         return {}
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"cannot read configuration file {file}: {reason}") from error
+    for section, keys in content.items():  # a flag for the section would hide it
+        if section in Config.model_fields and not isinstance(keys, dict):
+            raise ConfigError(
+                f"configuration key {section}: expected a section of keys (file {file})"
+            )
+    return content
 
 
-def _refuse_unknown_sections(environment: Mapping[str, str]) -> None:
+def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
     """pydantic-settings passes over variables that fit no section; a typing error is not one."""
     for variable in sorted(environment):
-        section, delimiter, key = variable.removeprefix(PREFIX).partition(DELIMITER)
-        if not variable.startswith(PREFIX) or not delimiter:
+        if not variable.startswith(PREFIX) or variable in TEST_VARIABLES:
             continue
+        section, delimiter, key = variable.removeprefix(PREFIX).partition(DELIMITER)
+        if not delimiter:
+            raise ConfigError(
+                f"unknown environment variable {variable}: "
+                f"expected {PREFIX}<SECTION>{DELIMITER}<KEY>"
+            )
         if section.lower() not in Config.model_fields:
             name = f"{section}.{key}".lower()
             raise ConfigError(f"unknown configuration key {name} (environment variable {variable})")

@@ -2,16 +2,18 @@
 
     bind ports --> make data_dir --> answer (NOT_SERVING) --> recover --> SERVING
                                                                              | SIGTERM
-    exit 0 <-- close the store <-- hang up <-- calls finish, within drain_timeout <-- readiness off
+    exit 0 <-- close the store <-- part <-- calls finish, within drain_timeout <-- readiness off
                                                              streams end, new calls are refused
 
-Nothing is made on disk before both ports are bound. A StartupError or StoreError out of `run` is a
-failed start; the store's files are as they were.
+Nothing is made on disk before both ports are bound, and the address file only when the daemon
+serves. A StartupError or StoreError out of `run` is a failed start; the store's files are as they
+were.
 """
 
 import asyncio
 import os
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 
 import grpc.aio
@@ -22,9 +24,10 @@ from bedplate.errors import StartupError
 from bedplate.native.errors import StoreError, closed
 from bedplate.native.guard import Guard
 from bedplate.server import app, auth, listen, reflection
+from bedplate.server.address import Address
 from bedplate.server.address_file import address_file
 from bedplate.server.config import Config, failpoint_spec
-from bedplate.server.connections import hang_up
+from bedplate.server.connections import Parting, hang_up
 from bedplate.server.guarded_call import Gate
 from bedplate.server.health import Health, Readiness
 from bedplate.server.http import HTTPServer, http_app
@@ -43,6 +46,8 @@ _MESSAGE_BYTES_MAX = 16 << 20
 _RECOVERING_NOTICE_S = 1.0
 _WINDOW_BYTES = 256 << 10  # of a stream, that gRPC receives ahead of us
 _LAST_CALLS_S = 3.0
+_QUIET_S, _REFUSALS_S = 0.1, 0.5
+_PARTING_S = 2.0
 _CLOSE_TIMEOUT_S = 10.0
 
 
@@ -56,6 +61,7 @@ class Daemon:
         self._stopping = asyncio.Event()
         self._directory = config.server.data_dir.absolute()
         spec = failpoint_spec(config.failpoints)
+        self._failpoints = spec
         self.engine = Engine(engine_options(config, self._directory / "store", spec))
         shares = budgets(config.limits.stream_bytes_max, config.limits.stall_seconds_max)
         self.services = app.build(app.Context(config, self.engine, shares, app.Services()))
@@ -66,8 +72,6 @@ class Daemon:
         self._port = 0
         self.reload_tokens()
         self._credentials = server_credentials(config.tls)
-        if spec:
-            self._log.warning("failpoints_armed", failpoints=spec)
 
     def stop(self) -> None:
         """Begin to drain."""
@@ -99,14 +103,14 @@ class Daemon:
             grpc_at = listen.listen_grpc(server, config.server.grpc, self._credentials)
             self._port = grpc_at.port
             http_at = listen.bound_address(listening, config.server.http)
-            make_directory(self._directory)
-            stack.enter_context(address_file(config.server.address_file, grpc_at, http_at))
+            stack.enter_context(data_directory(self._directory))
             await server.start()
             stack.push_async_callback(server.stop, None)
             http = HTTPServer(http_app(self._registry(), self._monitor.readiness))
             serving = asyncio.create_task(http.run_on(listening))
             stack.push_async_callback(_finish, http, serving)
-            await self._recover()
+            await self._recover(grpc_at, http_at)
+            stack.enter_context(address_file(config.server.address_file, grpc_at, http_at))
             self._log.info("serving", grpc=str(grpc_at), http=str(http_at))
             served = await self._serve()
             drained = await self._drain(server)
@@ -159,12 +163,15 @@ class Daemon:
                 registry.register(collector)
         return registry
 
-    async def _recover(self) -> None:
+    async def _recover(self, grpc_at: Address, http_at: Address) -> None:
         opening = asyncio.create_task(self.engine.open())
         done, _ = await asyncio.wait([opening], timeout=_RECOVERING_NOTICE_S)
         if not done:
-            self._log.info("recovering", directory=str(self._directory))
+            where = str(self._directory)
+            self._log.info("recovering", directory=where, grpc=str(grpc_at), http=str(http_at))
         await opening
+        if self._failpoints:
+            self._log.warning("failpoints_armed", failpoints=self._failpoints)
         self._monitor.look()
 
     async def _serve(self) -> bool:
@@ -202,14 +209,22 @@ class Daemon:
             self._log.error("drain_deadline", timeout_s=timeout)
             self._calls.end_all(closed())
             await self._calls.ended(_LAST_CALLS_S)
+        await self._part(server)
+        stored = await self._close()
+        self._log.info("stopped")
+        return finished and stored
+
+    async def _part(self, server: grpc.aio.Server) -> None:
+        """End every connection, once its client has had its answers."""
+        await self._calls.quiet(_QUIET_S, _REFUSALS_S)  # they still come: each is told why
+        with Parting(self._port) as parting:
+            await self._calls.ended(_LAST_CALLS_S)  # what had been read by then
+            await parting.complete(_PARTING_S)
         hang_up(self._port)
         stopping = asyncio.ensure_future(server.stop(None))
         await asyncio.sleep(0)
         hang_up(self._port)  # what came between the two
         await stopping
-        stored = await self._close()
-        self._log.info("stopped")
-        return finished and stored
 
     async def _close(self) -> bool:
         """Close the store. One whose disk does not answer is left as a crash would leave it."""
@@ -236,14 +251,25 @@ def check_directory(path: Path) -> None:
         raise StartupError(f"data directory {path}: {existing} is not writable", reason="DATA_DIR")
 
 
-def make_directory(path: Path) -> None:
-    """Make it, and its parents, readable by us alone. Raises StartupError."""
+@contextmanager
+def data_directory(path: Path) -> Iterator[None]:
+    """Make it, and its parents, readable by us alone; what the block leaves empty when it fails is
+    gone again. Raises StartupError.
+    """
+    missing = [each for each in (path, *path.parents) if not each.exists()]
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StartupError(
             f"cannot make data directory {path}: {error.strerror}", reason="DATA_DIR"
         ) from error
+    try:
+        yield
+    except BaseException:
+        for directory in missing:
+            with suppress(OSError):
+                directory.rmdir()
+        raise
 
 
 async def _finish(http: HTTPServer, serving: asyncio.Task[None]) -> None:

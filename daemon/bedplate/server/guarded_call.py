@@ -74,8 +74,9 @@ class GuardedMethod:
         self._unary = not (requests or responses)
         self._log = structlog.get_logger("bedplate.calls")
 
-    async def call(self, request: Any, context: Context) -> Any:
+    async def call(self, request: Any, bare: Context) -> Any:
         """What gRPC calls."""
+        context = Replies(bare)
         request_id, token = _identify(context)
         trailing: Trailing = ((REQUEST_ID, request_id),)
         context.set_trailing_metadata(trailing)
@@ -97,6 +98,9 @@ class GuardedMethod:
             code = opened.ending.code
             opened.task.uncancel()
             await self._end(context, opened.ending, trailing)
+        except grpc.aio.InternalError:  # a write that failed: the client is gone
+            code = Code.CANCELLED
+            raise asyncio.CancelledError from None
         except Exception as error:
             failure = self._failure(error)
             code = failure.code
@@ -107,7 +111,7 @@ class GuardedMethod:
         finally:
             self._leave(opened, code, time.monotonic_ns() - begun, request_id)
 
-    def _enter(self, request: Any, token: bytes, begun: int, context: Context) -> OpenCall:
+    def _enter(self, request: Any, token: bytes, begun: int, context: Replies) -> OpenCall:
         calls = self._gate.calls
         opened = calls.admit(self._number, token, streams=not self._unary, always=self._always)
         try:
@@ -131,7 +135,8 @@ class GuardedMethod:
                 client=self._gate.guard.identify(opened.token),
             )
 
-    async def _run(self, request: Any, context: Context) -> Any:
+    async def _run(self, request: Any, replies: Replies) -> Any:
+        context: Any = replies
         if self._requests:
             return await self._work(Frames(context, self._gate.request_bytes_max), context)
         if not self._unary or _deadline_ns(
@@ -164,16 +169,58 @@ class GuardedMethod:
         self._log.error("call_failed", method=self._method, exc_info=error)
         return BedplateError("internal error", code=Code.INTERNAL, reason="INTERNAL")
 
-    async def _end(self, context: Context, error: BedplateError, trailing: Trailing) -> NoReturn:
+    async def _end(self, context: Replies, error: BedplateError, trailing: Trailing) -> NoReturn:
         """Abort a call whose client may not be reading. The status then waits behind the data, and
         in gRPC's Python server only the end of the connection takes both out of memory.
         """
         try:
             async with asyncio.timeout(_LAST_WORD_S):
+                await context.written()
                 await _abort(context, error, trailing)
         except TimeoutError:
             self._gate.hang_up(context.peer())
             raise asyncio.CancelledError from None
+
+
+class Replies:
+    """A servicer context that knows of the write under way: a call that is ended must wait for it,
+    since gRPC can send no status beside a message, and then sends none ever.
+    """
+
+    __slots__ = ("_context", "_writing")
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._writing: asyncio.Future[None] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def write(self, message: Any) -> None:
+        """Cancelled, it leaves the write to itself."""
+        self._writing = asyncio.ensure_future(self._context.write(message))
+        self._writing.add_done_callback(_retrieved)
+        await asyncio.shield(self._writing)
+
+    async def abort(
+        self, code: grpc.StatusCode, details: str, trailing_metadata: Trailing
+    ) -> NoReturn:
+        """End the call. To a client that is gone, without a word."""
+        try:
+            await self._context.abort(code, details, trailing_metadata)
+        except grpc.aio.InternalError:
+            raise asyncio.CancelledError from None
+
+    async def written(self) -> None:
+        """Wait until nothing is being written any more."""
+        if self._writing is not None:
+            await asyncio.wait((self._writing,))
+
+
+def _retrieved(write: asyncio.Future[None]) -> None:
+    """What became of it was for whoever awaited it."""
+    if not write.cancelled():
+        write.exception()
 
 
 class Frames:
@@ -212,7 +259,7 @@ def _size(request: Any) -> int:
     return request.ByteSize() if isinstance(request, Message) else 0
 
 
-def _identify(context: Context) -> tuple[str, bytes]:
+def _identify(context: Replies) -> tuple[str, bytes]:
     """The request id, taken from the client if it is short and printable, and the token or b""."""
     request_id, token = "", b""
     for key, value in context.invocation_metadata() or ():
@@ -232,6 +279,6 @@ def _number(code: grpc.StatusCode | int) -> int:
     return code if isinstance(code, int) else int(code.value[0])
 
 
-async def _abort(context: Context, error: BedplateError, trailing: Trailing) -> NoReturn:
+async def _abort(context: Replies, error: BedplateError, trailing: Trailing) -> NoReturn:
     detailed = (*trailing, (status.DETAILS_KEY, status.details(error)))
     await context.abort(status.grpc_code(error.code), status.message(error), detailed)

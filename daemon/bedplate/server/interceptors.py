@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 import grpc
 import grpc.aio
 
-from bedplate.server import reflection
+from bedplate.errors import BedplateError, Code
+from bedplate.server import reflection, status
 from bedplate.server.guarded_call import Context, Gate, GuardedMethod, Work
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stub alone
@@ -35,8 +36,8 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
         wrapped = self._wrapped.get(method)
         if wrapped is None:
             handler = await continuation(handler_call_details)
-            if handler is None:  # no such method: UNIMPLEMENTED, and nothing to remember
-                return None
+            if handler is None:  # nothing to remember: clients make up as many as they like
+                return _UNKNOWN
             wrapped = self._wrapped[method] = self._wrap(method, handler)
         return wrapped
 
@@ -62,6 +63,17 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
             self._gate, method, work, always=always, requests=requests, responses=responses
         )
         return guarded.call
+
+
+async def _refuse(_: object, context: Context) -> None:
+    error = BedplateError(
+        "there is no such method", code=Code.UNIMPLEMENTED, reason="METHOD_UNKNOWN"
+    )
+    trailing = ((status.DETAILS_KEY, status.details(error)),)
+    await context.abort(status.grpc_code(error.code), error.message, trailing)
+
+
+_UNKNOWN: Handler = grpc.stream_stream_rpc_method_handler(_refuse)
 
 
 def _written(work: Callable[[Any, Context], Any]) -> Work:

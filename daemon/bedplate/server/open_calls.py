@@ -37,6 +37,7 @@ class OpenCalls:
         self._calls: set[OpenCall] = set()
         self._tasks: set[asyncio.Task[object]] = set()
         self._draining = False
+        self._refused_at = 0.0
 
     @property
     def draining(self) -> bool:
@@ -47,6 +48,7 @@ class OpenCalls:
         UNAVAILABLE / STORE_CLOSED while draining, except for what is `always` answered.
         """
         if self._draining and not always:
+            self._refused_at = asyncio.get_running_loop().time()
             raise closed()
         if len(self._calls) >= self._most:
             raise BedplateError(
@@ -95,3 +97,14 @@ class OpenCalls:
                 return not self._calls
             await asyncio.wait(tuple(self._tasks), timeout=left)
         return True
+
+    async def quiet(self, quiet_s: float, timeout_s: float) -> None:
+        """Wait until none has been refused by the drain for so long, or the timeout has passed."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        while True:
+            now = loop.time()
+            until = min(max(self._refused_at, begun) + quiet_s, begun + timeout_s)
+            if now >= until:
+                return
+            await asyncio.sleep(until - now)

@@ -35,7 +35,7 @@ def _check(cert: Path, key: Path, client_ca: Path | None) -> None:
     except (ssl.SSLError, ValueError) as error:
         raise StartupError(
             f"tls.cert {cert} and tls.key {key} are no certificate and its unencrypted key in PEM: "
-            f"{getattr(error, 'reason', error)}",
+            f"{_why(error)}",
             reason="TLS",
         ) from error
     try:
@@ -43,8 +43,15 @@ def _check(cert: Path, key: Path, client_ca: Path | None) -> None:
             context.load_verify_locations(client_ca)
     except ssl.SSLError as error:
         raise StartupError(
-            f"tls.client_ca {client_ca} holds no certificate in PEM: {error.reason}", reason="TLS"
+            f"tls.client_ca {client_ca} holds no certificate in PEM: {_why(error)}", reason="TLS"
         ) from error
+
+
+def _why(error: ssl.SSLError | ValueError) -> str:
+    """What OpenSSL calls it, where it has a word for it."""
+    if not isinstance(error, ssl.SSLError):
+        return str(error)
+    return error.reason or "nothing of that kind is in it"
 
 
 def _no_password() -> str:

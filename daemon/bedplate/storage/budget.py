@@ -4,10 +4,12 @@
                 watch, backup   owe --> send --> give          never wait: no download delays them
     receiving   upload          take --> receive, store ... --> give
 
-Whoever needs bytes waits in one queue, first come, first served, and holds nothing meanwhile; so
-what is held always comes back. Only a client can hold it up: by not taking what is sent to it, or
-by not sending the rest of what it began. While nobody waits it may do so for as long as it likes;
-while others wait, a stream whose client has not moved for `stall_s` is ended, the stillest first.
+Whoever needs bytes waits, and holds nothing meanwhile; so what is held always comes back. Peers
+take turns, and of one peer who comes first. Only a client can hold it up: by not taking what is
+sent to it, or by not sending the rest of what it began. While nobody waits it may do so for as long
+as it likes. While others wait, an upload whose client is silent for SILENCE_S puts aside on disk
+what has come of it and gives its bytes back; what is being sent can be put nowhere, so a stream
+whose client has not read for `stall_s` is ended, the stillest first.
 
 Messages shrink as the budget does, so that many who do not read leave room for one who does.
 Everything belongs to one event loop.
@@ -17,10 +19,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 from bedplate.errors import BedplateError, Code
 
@@ -29,18 +31,18 @@ _MESSAGE_MIN: Final = 16 << 10
 _SHARE_OF_FREE: Final = 256
 _PROVEN: Final = 256 << 10  # taken by a client, they are not just lost in buffers on the way
 _TRUSTED: Final = 16 << 20  # more than buffers hold
-_LEND_AFTER_S: Final = 5.0
+SILENCE_S: Final = 0.25
 BYTES_MAX_DEFAULT: Final = 32 << 20
 STALL_S_DEFAULT: Final = 30.0
 
 
 class ClientStalled(BedplateError):
-    """A client neither read nor sent for too long while others waited for the memory."""
+    """A client did not read for too long while others waited for the memory."""
 
     def __init__(self) -> None:
         super().__init__(
-            "the client neither read nor sent for `limits.stall_seconds_max`, and others waited "
-            "for the memory of this stream",
+            "the client did not read for `limits.stall_seconds_max`, and others waited for the "
+            "memory of this stream",
             code=Code.RESOURCE_EXHAUSTED,
             reason="CLIENT_STALLED",
         )
@@ -59,6 +61,9 @@ class Context(Protocol):
     def write(self, message: bytes) -> Awaitable[None]: ...
 
 
+PutAside = Callable[[], Coroutine[Any, Any, None]]
+
+
 class Budget:
     """What streams hold together, and who waits for a part of it."""
 
@@ -68,7 +73,7 @@ class Budget:
         self._bytes_max = bytes_max
         self._stall_s = stall_s
         self._held = 0
-        self._queue: deque[tuple[Share, int, asyncio.Future[None]]] = deque()
+        self._queues: dict[str, deque[_Waiting]] = {}  # by peer, who is next first
         self._shares: set[Share] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -80,7 +85,7 @@ class Budget:
     @property
     def is_short(self) -> bool:
         """Whether somebody waits."""
-        return bool(self._queue)
+        return bool(self._queues)
 
     def message_size(self, taken: int) -> int:
         """Bytes that the next message may have, to a client that has taken so many: MESSAGE_MAX
@@ -92,9 +97,9 @@ class Budget:
         most = MESSAGE_MAX if taken >= _PROVEN else 4 * _MESSAGE_MIN
         return min(max(fair, _MESSAGE_MIN), most)
 
-    def share(self) -> Share:
+    def share(self, peer: str = "") -> Share:
         """The part of one stream; a context manager, whose end gives back what is left."""
-        share = Share(self)
+        share = Share(self, peer)
         self._shares.add(share)
         return share
 
@@ -104,22 +109,21 @@ class Budget:
 
     def take_now(self, share: Share, size: int, part: float = 1.0) -> bool:
         """Take so many bytes if nobody waits and, with them, no more than that part is gone."""
-        if self._queue or self._held + size > part * self._bytes_max:
+        if self._queues or self._held + size > part * self._bytes_max:
             return False
         self.charge(share, size)
         return True
 
     async def wait(self, share: Share, size: int) -> None:
         """Take so many bytes when it is this one's turn."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiting = (share, size, future)
-        self._queue.append(waiting)
+        waiting = _Waiting(share, size, asyncio.get_running_loop().create_future())
+        self._queues.setdefault(share.peer, deque()).append(waiting)
         self._go_on()
         try:
-            await future
+            await waiting.granted
         except asyncio.CancelledError:
-            if future.cancelled():
-                self._queue.remove(waiting)
+            if waiting.granted.cancelled():
+                self._leave(waiting)
                 self._go_on()
             else:  # granted and cancelled at once
                 self.charge(share, -size)
@@ -132,49 +136,82 @@ class Budget:
         self._go_on()
 
     def _go_on(self) -> None:
-        # A cancelled one at the head leaves by itself, and comes here then.
-        while self._queue and not self._queue[0][2].done():
-            share, size, future = self._queue[0]
-            if self._held and self._held + size > self._bytes_max:
+        # A cancelled one that is next leaves by itself, and comes here then.
+        while (waiting := self._next()) and not waiting.granted.done():
+            if self._held and self._held + waiting.size > self._bytes_max:
                 break
-            self._queue.popleft()
-            share.held += size
-            self._held += size
-            future.set_result(None)
-        if self._timer is None and (self._queue or self._held > self._bytes_max):
-            self._look_in(self._stall_s)
+            self._leave(waiting)
+            waiting.share.held += waiting.size
+            self._held += waiting.size
+            waiting.granted.set_result(None)
+        if self._timer is None and (self._queues or self._held > self._bytes_max):
+            self._look_in(min(SILENCE_S, self._stall_s))
+
+    def _next(self) -> _Waiting | None:
+        return next(iter(self._queues.values()))[0] if self._queues else None
+
+    def _leave(self, waiting: _Waiting) -> None:
+        """Take it out of the queue of its peer, which has had its turn."""
+        queue = self._queues.pop(waiting.share.peer)
+        queue.remove(waiting)
+        if queue:
+            self._queues[waiting.share.peer] = queue
 
     def _look_in(self, seconds: float) -> None:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
 
     def _look(self) -> None:
-        """End those whose clients do not move, as many as it takes; come back for the next."""
+        """Make clients that do not move give way, as many as it takes; come back for more."""
         self._timer = None
-        short_of = sum(size for _, size, _ in self._queue) + self._held - self._bytes_max
+        wanted = sum(each.size for queue in self._queues.values() for each in queue)
+        short_of = wanted + self._held - self._bytes_max
         if short_of <= 0:
             return
         now = asyncio.get_running_loop().time()
-        waiting = [(s.client_since, s) for s in self._shares if s.held and s.client_since]
-        for since, share in sorted(waiting, key=lambda pair: pair[0]):
-            if since + self._stall_s > now:
-                self._look_in(since + self._stall_s - now)
+        still = [
+            (share.client_since + (SILENCE_S if share.can_put_aside else self._stall_s), share)
+            for share in self._shares
+            if share.held and share.client_since
+        ]
+        for due, share in sorted(still, key=lambda pair: pair[0]):
+            if due > now:
+                self._look_in(due - now)
                 return
             short_of -= share.held
-            share.end()
+            share.give_way()
             if short_of <= 0:
                 break
-        self._look_in(self._stall_s)
+        self._look_in(min(SILENCE_S, self._stall_s))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    share: Share
+    size: int
+    granted: asyncio.Future[None]
 
 
 class Share:
-    """What one stream holds. One task at a time waits in it."""
+    """What one stream of a peer holds. One task at a time waits in it."""
 
-    __slots__ = ("_budget", "_ended", "_task", "client_since", "held")
+    __slots__ = (
+        "_aside",
+        "_budget",
+        "_failure",
+        "_put_aside",
+        "_task",
+        "client_since",
+        "held",
+        "peer",
+    )
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, peer: str) -> None:
         self._budget = budget
         self._task: asyncio.Task[object] | None = None
-        self._ended = False
+        self._failure: Exception | None = None
+        self._put_aside: PutAside | None = None
+        self._aside: asyncio.Task[None] | None = None
+        self.peer = peer
         self.held = 0
         self.client_since = 0.0  # since when its client is waited for; 0: it is not
 
@@ -216,25 +253,42 @@ class Share:
         finally:
             self.give(size)
 
-    async def receive(self, messages: AsyncIterator[bytes], lend: int = 0) -> bytes | None:
-        """The next message, None at the end. While a client sends nothing for long, others get the
-        `lend` bytes. RESOURCE_EXHAUSTED / CLIENT_STALLED.
+    async def receive(self, messages: AsyncIterator[bytes], put_aside: PutAside) -> bytes | None:
+        """The next message, None at the end. While a client is silent and others wait, `put_aside`
+        gives back what is held. Raises what that raises.
         """
-        lender = asyncio.get_running_loop().call_later(_LEND_AFTER_S, self.give, lend)
-        held = self.held
+        self._put_aside = put_aside
         try:
             with self._client():
-                message = await anext(messages, None)
+                return await anext(messages, None)
         finally:
-            lender.cancel()
-        if self.held < held:
-            await self.take(lend)
-        return message
+            self._put_aside = None
+            if self._aside is not None:
+                aside, self._aside = self._aside, None
+                await aside
 
-    def end(self) -> None:
-        """Make what waits for the client raise CLIENT_STALLED."""
-        if self._task is not None and not self._ended:
-            self._ended = True
+    @property
+    def can_put_aside(self) -> bool:
+        return self._put_aside is not None
+
+    def give_way(self) -> None:
+        """Others need the bytes: put aside what is held or, where that cannot be, make what waits
+        for the client raise CLIENT_STALLED.
+        """
+        if self._put_aside is None:
+            self._end(ClientStalled())
+        elif self._aside is None:
+            self._aside = asyncio.ensure_future(self._put_aside())
+            self._aside.add_done_callback(self._has_put_aside)
+
+    def _has_put_aside(self, aside: asyncio.Task[None]) -> None:
+        if not aside.cancelled() and (error := aside.exception()) is not None:
+            assert isinstance(error, Exception)
+            self._end(error)
+
+    def _end(self, failure: Exception) -> None:
+        if self._task is not None and self._failure is None:
+            self._failure = failure
             self._task.cancel()
 
     @contextmanager
@@ -245,10 +299,10 @@ class Share:
         try:
             yield
         except asyncio.CancelledError:
-            if not self._ended or self._task is None:
+            if self._failure is None or self._task is None:
                 raise
             self._task.uncancel()
-            raise ClientStalled from None
+            raise self._failure from None
         finally:
             self._task, self.client_since = None, 0.0
 

@@ -147,8 +147,8 @@ class LimitsConfig(Section):
         default=30.0,
         gt=0,
         le=86_400,
-        description="Seconds for which a client may leave a message unread, or a part of an object "
-        "unsent, while other streams wait for the memory.",
+        description="Seconds for which a client may leave a message unread while other streams "
+        "wait for the memory.",
     )
     deadline_seconds_default: float = Field(
         default=30.0,

@@ -182,6 +182,13 @@ class Engine:
         """Counters and sizes now. Raises StoreError when not open."""
         return self.native.status()
 
+    def room_bytes(self) -> int:
+        """Bytes that ordinary writes may still take of the disk; the reserve is no free space, it
+        is allocated. Raises StoreError when not open.
+        """
+        status = self.status()
+        return 0 if status.disk_full else status.disk_free_bytes
+
     def _begin(self) -> tuple[NativeStore, CompletionQueue, int, asyncio.Future[Reply]]:
         native, queue, cookie = self.native, self._open_queue(), self._next_cookie()
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()

@@ -1,6 +1,7 @@
 """Every way an object call fails, with its code: the stable part of the contract."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -62,6 +63,19 @@ CODES: Mapping[Reason, Code] = MappingProxyType(
         Reason.VALUE_DAMAGED: Code.DATA_LOSS,
     }
 )
+
+
+@contextmanager
+def fields_within(path: str, *others: str) -> Iterator[None]:
+    """Errors of the block name fields of the message at `path` ("header"), unless they begin with
+    it already or with one of the others.
+    """
+    try:
+        yield
+    except BedplateError as error:
+        if error.field and error.field.partition(".")[0] not in (path, *others):
+            error.field = f"{path}.{error.field}"
+        raise
 
 
 class ObjectError(BedplateError):

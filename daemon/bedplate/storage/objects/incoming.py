@@ -13,7 +13,7 @@ import grpc.aio
 
 from bedplate.api.object.v1 import object_pb2
 from bedplate.errors import BedplateError, Code
-from bedplate.storage.budget import Share
+from bedplate.storage.budget import PutAside, Share
 from bedplate.storage.objects import wire
 
 R = TypeVar("R", object_pb2.PutObjectRequest, object_pb2.UploadPartRequest)
@@ -40,11 +40,11 @@ class Incoming(Generic[R]):
             raise wire.malformed("the first message holds the header")
         return request
 
-    async def next(self, share: Share, lend: int) -> wire.Data | None:
+    async def next(self, share: Share, put_aside: PutAside) -> wire.Data | None:
         """The next message's data; None only when the client has said that this is all.
         MALFORMED_REQUEST; CANCELLED when the call died; what `Share.receive` raises.
         """
-        message = await share.receive(self._requests, lend)
+        message = await share.receive(self._requests, put_aside)
         if message is not None:
             return wire.parse_data(self._kind, message)
         try:

@@ -97,12 +97,12 @@ class Multipart:
             raise upload_not_found()
         return MultipartRecord.decode(entry.value), entry.mod_revision
 
-    async def begin_part(self, name: Name, blob: bytes, number: int) -> Upload:
-        """An upload for the part's data. UPLOAD_NOT_FOUND."""
+    async def begin_part(self, name: Name, blob: bytes, number: int, peer: str) -> Upload:
+        """An upload for the part's data, which comes from `peer`. UPLOAD_NOT_FOUND."""
         await self.require(name, blob)
         stream = Stream(blob, number, secrets.randbits(64))
         required = (keys.multipart(name, blob),)
-        return Upload(self._core, self._buckets, name, stream, required, upload_not_found)
+        return Upload(self._core, self._buckets, name, stream, required, upload_not_found, peer)
 
     async def finish_part(self, name: Name, upload: Upload) -> tuple[Part, int]:
         """Make received data the part, in place of an earlier one. UPLOAD_NOT_FOUND, CONFLICT."""

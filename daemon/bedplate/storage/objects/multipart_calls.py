@@ -8,6 +8,7 @@ from bedplate.api.object.v1 import object_pb2
 from bedplate.storage.objects import keys, listing, names, tokens, views
 from bedplate.storage.objects.buckets import Buckets
 from bedplate.storage.objects.core import Core
+from bedplate.storage.objects.errors import fields_within
 from bedplate.storage.objects.incoming import Incoming
 from bedplate.storage.objects.multipart import Multipart, Wanted
 from bedplate.storage.objects.records import MultipartRecord
@@ -36,6 +37,10 @@ class MultipartCalls:
         return object_pb2.CreateMultipartUploadResponse(revision=revision, upload_id=blob.hex())
 
     async def upload_part(self, requests: AsyncIterator[bytes], context: Context) -> bytes:
+        with fields_within("header", "chunk"):
+            return await self._upload_part(requests, context)
+
+    async def _upload_part(self, requests: AsyncIterator[bytes], context: Context) -> bytes:
         incoming = Incoming(object_pb2.UploadPartRequest, requests, context)
         header = (await incoming.first()).header
         config = self._core.config
@@ -49,7 +54,9 @@ class MultipartCalls:
         )
         if announced.size is not None and announced.size > config.size_max:
             raise too_large(config.size_max, "header.size")
-        async with await self._multipart.begin_part(name, blob, number) as upload:
+        self._core.store.require_room(announced.size)
+        begun = await self._multipart.begin_part(name, blob, number, context.peer())
+        async with begun as upload:
             await upload.receive(incoming, announced)
             part, revision = await self._multipart.finish_part(name, upload)
         return object_pb2.UploadPartResponse(

@@ -11,7 +11,7 @@ from bedplate.storage.objects import conditions as rules
 from bedplate.storage.objects import download, names, ranges, views, wire
 from bedplate.storage.objects.buckets import Buckets
 from bedplate.storage.objects.core import Core, new_id
-from bedplate.storage.objects.errors import ObjectError, Reason
+from bedplate.storage.objects.errors import ObjectError, Reason, fields_within
 from bedplate.storage.objects.incoming import Incoming
 from bedplate.storage.objects.keys import Stream
 from bedplate.storage.objects.objects import Change, Deletion, Objects
@@ -29,6 +29,10 @@ class ObjectCalls:
         self._objects = objects
 
     async def put_object(self, requests: AsyncIterator[bytes], context: Context) -> bytes:
+        with fields_within("header", "chunk"):
+            return await self._put_object(requests, context)
+
+    async def _put_object(self, requests: AsyncIterator[bytes], context: Context) -> bytes:
         incoming = Incoming(object_pb2.PutObjectRequest, requests, context)
         header = (await incoming.first()).header
         config = self._core.config
@@ -42,11 +46,12 @@ class ObjectCalls:
         )
         if announced.size is not None and announced.size > config.size_max:
             raise too_large(config.size_max, "header.size")
+        self._core.store.require_room(announced.size)
         if rules.any_set(header.conditions):  # before the data is sent; decided at the commit
             current = await self._objects.find(name)
             rules.check(header.conditions, current.record if current else None)
         blob = new_id()
-        upload = Upload(self._core, self._buckets, name, Stream(blob))
+        upload = Upload(self._core, self._buckets, name, Stream(blob), peer=context.peer())
 
         async def make(change: Change) -> ObjectRecord:
             await upload.finish(change.txn, change.attempt)
@@ -82,7 +87,7 @@ class ObjectCalls:
             length=length,
         )
         await context.write(object_pb2.GetObjectResponse(header=header).SerializeToString())
-        with self._core.budgets.sending.share() as share:
+        with self._core.budgets.sending.share(context.peer()) as share:
             sent = download.messages(self._core, share, current.record, revision, offset, length)
             async with aclosing(sent):
                 async for response in sent:

@@ -40,6 +40,8 @@ class Engine(Protocol):
         prefix: bytes = b"",
     ) -> Reply: ...
 
+    def room_bytes(self) -> int: ...
+
 
 class Entry(NamedTuple):
     """A key as it stands; keys_only scans leave the value empty."""
@@ -172,6 +174,15 @@ class Store:
             else:
                 return kv_pb2.TxnResponse.FromString(reply).succeeded
         raise AssertionError("unreachable")
+
+    def require_room(self, size: int | None) -> None:
+        """RESOURCE_EXHAUSTED / DISK_FULL for an announced size that the disk cannot take now."""
+        if size is not None and size > (room := self._engine.room_bytes()):
+            raise BedplateError(
+                f"{size} bytes were announced, and the disk has room for {room}",
+                code=Code.RESOURCE_EXHAUSTED,
+                reason="DISK_FULL",
+            )
 
     async def delete_range(self, first: bytes, end: bytes) -> int:
         """Delete [first, end); the number of keys that were there."""

@@ -6,6 +6,10 @@ a time.
                                    |  chunk is committed together with its object, without a record
     begin (upload record) ── chunks, each requiring the record ── commit (consumes the record)
 
+An upload holds its room for a turn while others wait for one, and not at all while its client is
+silent: what has come of a chunk is then put aside, stored under the chunk's key, read back when the
+upload goes on, and replaced by the whole chunk.
+
 Whatever breaks before the commit leaves the record behind with nobody alive to claim it, and the
 reaper makes garbage of it.
 """
@@ -16,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from bedplate.storage.budget import Share
+from bedplate.storage.budget import PutAside, Share
 from bedplate.storage.objects import keys, wire
 from bedplate.storage.objects.buckets import Buckets
 from bedplate.storage.objects.checksums import crc32c
@@ -31,6 +35,7 @@ from bedplate.storage.objects.wire import Buffer
 WINDOW = 8  # chunks of one upload in flight
 ROOM = 2 * CHUNK_SIZE  # one chunk that is coming in, one in flight
 TURN = 64 << 20  # bytes; what is received ahead of us stays in memory between two turns
+TURN_S = 1.0
 Pieces = list[Buffer]
 
 
@@ -82,8 +87,8 @@ class Cutter:
 
 
 class Source(Protocol):
-    async def next(self, share: Share, lend: int) -> wire.Data | None:
-        """The next message's data, None at a real end; `lend` as in `Share.receive`."""
+    async def next(self, share: Share, put_aside: PutAside) -> wire.Data | None:
+        """The next message's data, None at a real end; `put_aside` as in `Share.receive`."""
 
 
 class Upload:
@@ -99,6 +104,7 @@ class Upload:
         stream: Stream,
         required: Sequence[bytes] = (),
         lost: Callable[[], ObjectError] = _removed,
+        peer: str = "",
     ) -> None:
         """`required` keys must exist for every chunk, beside the upload's own record; `lost` makes
         the error for when one is gone.
@@ -114,8 +120,11 @@ class Upload:
         self._begun = False
         self._written = 0
         self._in_flight: deque[tuple[asyncio.Task[bool], bool]] = deque()
-        self._share = core.budgets.receiving.share()
+        self._share = core.budgets.receiving.share(peer)
         self._turn_ends = 0
+        self._turn_ends_s = 0.0
+        self._cutter = Cutter()
+        self._is_aside = False
         self.size = 0
         self.crc32c = 0
         self._last: Pieces = []
@@ -145,8 +154,8 @@ class Upload:
         """Take in all data; on return it is stored and is what was announced. CHECKSUM_MISMATCH,
         SIZE_MISMATCH, OBJECT_TOO_LARGE, MALFORMED_REQUEST, BUCKET_NOT_FOUND.
         """
-        cutter = Cutter()
-        while (message := await self._next(incoming, cutter)) is not None:
+        cutter = self._cutter
+        while (message := await self._next(incoming)) is not None:
             for pieces in cutter.feed(self._take(message, announced)):
                 await self._write(pieces)
             del message  # its bytes, while the next one is awaited
@@ -164,20 +173,43 @@ class Upload:
                 await self._write(self._last)
             await self._flush()
 
-    async def _next(self, incoming: Source, cutter: Cutter) -> wire.Data | None:
-        """Receive while there is room. When others wait for it they get it after a turn, as soon as
-        no data is left here.
-        """
-        if self._core.budgets.receiving.is_short and self.size >= self._turn_ends:
-            if cutter.is_full:
-                await self._write(cutter.rest())
-            if cutter.is_empty:
-                await self._flush()
-                self._share.give(self._share.held)
-        if not self._share.held:
-            await self._share.take(ROOM)
-            self._turn_ends = self.size + TURN
-        return await incoming.next(self._share, lend=ROOM if cutter.is_empty else 0)
+    async def _next(self, incoming: Source) -> wire.Data | None:
+        """Receive while there is room. When others wait for it they get it after a turn."""
+        if self._core.budgets.receiving.is_short and (
+            self.size >= self._turn_ends or self._core.monotonic() >= self._turn_ends_s
+        ):
+            await self._put_aside()
+        await self._begin_turn()
+        message = await incoming.next(self._share, self._put_aside)
+        await self._begin_turn()
+        return message
+
+    async def _put_aside(self) -> None:
+        """Hold nothing."""
+        if not self._cutter.is_empty:
+            await self._write(self._cutter.rest())
+            self._written -= 1
+            self._is_aside = True
+        await self._flush()
+        self._share.give(self._share.held)
+
+    async def _begin_turn(self) -> None:
+        """Unless it is our turn: wait for it, and take up what was put aside."""
+        if self._share.held:
+            return
+        await self._share.take(ROOM)
+        self._turn_ends = self.size + TURN
+        self._turn_ends_s = self._core.monotonic() + TURN_S
+        if not self._is_aside:
+            return
+        self._is_aside = False
+        stored = await self._core.store.value(
+            keys.chunk(self.stream, self._written), 0, CHUNK_SIZE, b""
+        )
+        if stored is None:
+            raise self._lost()
+        for _ in self._cutter.feed(stored.data):
+            raise AssertionError("more than a chunk was put aside")
 
     def _take(self, data: wire.Data, announced: Announced) -> Buffer:
         """Count and check the data of one message."""

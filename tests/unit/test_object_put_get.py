@@ -215,7 +215,10 @@ async def test_what_is_put_aside_is_taken_up_again(
     assert not objects.leftovers()
 
 
-async def test_who_trickles_holds_its_room_for_a_turn_only() -> None:
+async def test_who_trickles_holds_its_room_for_a_turn_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bedplate.storage.budget.SILENCE_S", 60.0)  # it is never silent
     objects = await make()
     budget, seconds = objects.core.budgets.receiving, 0.0
     objects.core.monotonic = lambda: seconds

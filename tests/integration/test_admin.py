@@ -1,6 +1,7 @@
 """AdminService: what status shows, compaction, a scrub that finds damage, and how drains end it."""
 
 import json
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,16 @@ class TestDrain:
         with pytest.raises(grpc.RpcError) as failure:
             list(responses)
         assert refusal(failure.value).reason == "STORE_CLOSED"
+
+    def test_says_so_behind_what_is_being_written(self, daemon: Daemon) -> None:
+        responses = admin_of(daemon).Backup(pb.BackupRequest())
+        next(responses)  # and no more: the writes behind it wait for the client
+        daemon.signal(signal.SIGTERM)
+        daemon.wait_for("draining")
+        with pytest.raises(grpc.RpcError) as failure:
+            list(responses)
+        assert refusal(failure.value).reason == "STORE_CLOSED"
+        assert daemon.wait() == 0
 
     def test_ends_a_backup_whose_client_does_not_read(self, daemon: Daemon) -> None:
         responses = admin_of(daemon).Backup(pb.BackupRequest())

@@ -105,7 +105,8 @@ class GuardedMethod:
             failure = self._failure(error)
             code = failure.code
             self._gate.calls.leave(opened)
-            if opened.ending is not None or isinstance(failure, ClientStalled):
+            stalled = opened.ending is not None or isinstance(failure, ClientStalled)
+            if stalled or context.writing:
                 await self._end(context, failure, trailing)
             await _abort(context, failure, trailing)
         finally:
@@ -171,14 +172,16 @@ class GuardedMethod:
 
     async def _end(self, context: Replies, error: BedplateError, trailing: Trailing) -> NoReturn:
         """Abort a call whose client may not be reading. The status then waits behind the data, and
-        in gRPC's Python server only the end of the connection takes both out of memory.
+        in gRPC's Python server only the end of the connection takes both out of memory. A drain
+        ends all connections anyway, once the other answers of this one are out.
         """
         try:
             async with asyncio.timeout(_LAST_WORD_S):
                 await context.written()
                 await _abort(context, error, trailing)
         except TimeoutError:
-            self._gate.hang_up(context.peer())
+            if not self._gate.calls.draining:
+                self._gate.hang_up(context.peer())
             raise asyncio.CancelledError from None
 
 
@@ -210,6 +213,11 @@ class Replies:
             await self._context.abort(code, details, trailing_metadata)
         except grpc.aio.InternalError:
             raise asyncio.CancelledError from None
+
+    @property
+    def writing(self) -> bool:
+        """Whether a write is under way."""
+        return self._writing is not None and not self._writing.done()
 
     async def written(self) -> None:
         """Wait until nothing is being written any more."""

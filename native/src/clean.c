@@ -302,8 +302,8 @@ static bool pick(struct bp_store *store, struct bp_cleaner *cleaner) {
 static bool is_deletable(const struct bp_store *store, const struct bp_cleaner *cleaner,
                          const struct bp_segment *segment, uint32_t replay_segment) {
     if (!is_settled_or_old(segment, replay_segment) || live_of(segment) != 0 ||
-        bp_checkpoint_names(store, segment->header.id)) {
-        return false;
+        segment->header.id == cleaner->victim || bp_checkpoint_names(store, segment->header.id)) {
+        return false; /* a victim that died meanwhile is gone when cleaning has let it go */
     }
     return segment->header.kind == BP_SEGMENT_LOG ||
            (segment->sealed && segment != cleaner->filling);

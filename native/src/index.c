@@ -325,7 +325,8 @@ bool bp_index_next_live(const struct bp_index *index, struct bp_slice start, str
 uint64_t bp_index_key_hash(struct bp_slice key) { return bp_hash_key_lane(key); }
 
 uint64_t bp_index_changed(const struct bp_index *index, uint64_t hash) {
-    return atomic_load_explicit(bp_stamp_of(index, hash), memory_order_relaxed);
+    uint64_t stamp = atomic_load_explicit(bp_stamp_of(index, hash), memory_order_relaxed);
+    return stamp > index->loaded ? stamp : index->loaded;
 }
 
 bool bp_index_get(const struct bp_index *index, struct bp_slice key, uint64_t revision,

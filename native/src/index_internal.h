@@ -283,7 +283,8 @@ struct bp_index {
 
     struct bp_index_hooks hooks;
     _Atomic uint64_t *stamps; /* BP_STAMPS of them; the applier stores */
-    uint8_t between[40];      /* nobody writes the line above, the applier those below */
+    uint64_t loaded;          /* the newest revision out of a checkpoint: those left no stamps */
+    uint8_t between[32];      /* nobody writes the line above, the applier those below */
 
     uint64_t hash[2];
     struct bp_slab slab;

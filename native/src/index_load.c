@@ -83,6 +83,7 @@ static struct bp_item *item_load(struct bp_index *index, struct bp_slice key,
 static void account(struct bp_index *index, struct bp_slice key, const struct bp_version *versions,
                     uint32_t n) {
     struct bp_counters *c = &index->counters;
+    index->loaded = index->loaded > versions[0].revision ? index->loaded : versions[0].revision;
     bp_counter_add(&c->items, 1);
     bp_counter_add(&c->versions, n);
     bp_counter_add(&c->key_bytes, key.size);

@@ -2,6 +2,7 @@
  * Cleaning: disk comes back, values do not get lost on the way, and none is copied for ever.
  */
 #include "../src/checkpoint.h"
+#include "../src/clean.h"
 #include "../src/settled.h"
 #include "../src/value.h"
 #include "state_util.h"
@@ -498,6 +499,44 @@ static void test_a_damaged_settled_value_is_kept_and_reported(void) {
     bp_sim_free(sim);
 }
 
+/* ---- a victim that dies ---------------------------------------------------------------------- */
+
+static void test_a_victim_that_dies_meanwhile_stays_until_it_is_let_go(void) {
+    struct bp_sim *sim = bp_sim_new(499);
+    struct bp_options options = small_options();
+    struct bp_store *store = test_must_open(sim, &options);
+    put_all(store, KEYS * 5, VALUE);
+    must_checkpoint(store);
+    for (uint64_t seed = 1, i = 0; i < KEYS * 5; i++) {
+        put_random(store, &seed, KEYS * 5, VALUE);
+    }
+    CHECK(test_compact(store, 0) == BP_OK);
+    must_checkpoint(store);
+    must_checkpoint(store);
+    while (store->keeper.cleaner == NULL || store->keeper.cleaner->victim == 0) {
+        CHECK(bp_step_clean(store) == 1);
+    }
+    uint32_t victim = store->keeper.cleaner->victim;
+    for (uint32_t i = 0; i < KEYS * 5; i++) {
+        char key[32];
+        (void)snprintf(key, sizeof key, "key/%06u", i);
+        CHECK(test_delete(store, key, NULL) == BP_OK);
+    }
+    CHECK(test_compact(store, 0) == BP_OK);
+    while (bp_index_trim(store->index, atomic_load(&store->floor), 256)) {
+    }
+    CHECK_EQ_U64(atomic_load(&bp_segments_find(store->segments, victim)->live_bytes), 0);
+    must_checkpoint(store);
+    must_checkpoint(store);
+    while (bp_clean_reap(store)) {
+    }
+    CHECK(bp_segments_find(store->segments, victim) != NULL);
+    settle(store);
+    CHECK(bp_segments_find(store->segments, victim) == NULL);
+    bp_store_abandon(store);
+    bp_sim_free(sim);
+}
+
 /* ---- readers --------------------------------------------------------------------------------- */
 
 static void test_a_reader_inside_a_read_keeps_the_segment(void) {
@@ -576,6 +615,7 @@ int main(int argc, char **argv) {
     RUN(test_power_cuts_between_cleaning_and_checkpoints_lose_nothing);
     RUN(test_a_segment_with_a_damaged_value_is_kept_and_reported);
     RUN(test_a_damaged_settled_value_is_kept_and_reported);
+    RUN(test_a_victim_that_dies_meanwhile_stays_until_it_is_let_go);
     RUN(test_a_reader_inside_a_read_keeps_the_segment);
     RUN(test_a_settled_record_is_read_back_and_any_flip_is_noticed);
     TESTS_END;

@@ -19,6 +19,7 @@ from bedplate.native.guard import Guard
 from bedplate.server.connections import Parting, hang_up
 from bedplate.server.guarded_call import Gate, GuardedMethod
 from bedplate.server.open_calls import OpenCalls
+from bedplate.storage.service_streams import OpenStreams
 
 PATIENCE_S = 10.0
 
@@ -169,4 +170,67 @@ async def test_a_client_that_takes_no_status_loses_its_connection(
             await call
     assert context.code.value[0] == Code.UNAVAILABLE
     assert hung_up == ["ipv4:127.0.0.1:1"]
+    assert await calls.ended(0)
+
+
+class SlowContext(DeafContext):
+    """A client that takes what it is sent when it likes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writing, self.takes = asyncio.Event(), asyncio.Event()
+        self.taken: list[str] = []
+
+    async def write(self, _: object) -> None:
+        self.writing.set()
+        await self.takes.wait()
+        self.taken.append("message")
+
+    async def abort(self, *_: object) -> None:
+        self.taken.append("status")
+        raise grpc.aio.AbortError
+
+
+async def test_the_last_word_of_a_drain_waits_for_the_message_before_it() -> None:
+    guard, calls, streams = Guard(), OpenCalls(1), OpenStreams()
+    guard.add_method("S/M", None)
+    gate = Gate(guard, calls, 1 << 20, 30.0, False, print)
+
+    async def work(_: object, context: Any) -> None:
+        with streams.waiting():
+            await context.write(b"")
+
+    method = GuardedMethod(gate, "/S/M", work, always=False, requests=False, responses=True)
+    context: Any = SlowContext()
+    call = asyncio.create_task(method.call(b"", context))
+    await context.writing.wait()
+    streams.drain()  # the call goes on before the write does
+    context.takes.set()
+    with pytest.raises(grpc.aio.AbortError):
+        await call
+    assert context.taken == ["message", "status"]
+
+
+async def test_a_drain_leaves_the_connection_of_a_client_that_takes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bedplate.server.guarded_call._LAST_WORD_S", 0.01)
+    guard, calls, streams, hung_up = Guard(), OpenCalls(1), OpenStreams(), list[str]()
+    guard.add_method("S/M", None)
+    gate = Gate(guard, calls, 1 << 20, 30.0, False, hung_up.append)
+
+    async def work(_: object, context: Any) -> None:
+        with streams.waiting():
+            await context.write(b"")
+
+    method = GuardedMethod(gate, "/S/M", work, always=False, requests=False, responses=True)
+    context: Any = SlowContext()
+    call = asyncio.create_task(method.call(b"", context))
+    await context.writing.wait()
+    calls.drain()
+    streams.drain()
+    with pytest.raises(asyncio.CancelledError):
+        async with asyncio.timeout(PATIENCE_S):
+            await call
+    assert hung_up == []  # other answers are on their way there
     assert await calls.ended(0)

@@ -4,12 +4,14 @@
 PYTHON ?= python3
 JOBS ?= 2
 FUZZ_SECONDS ?= 10
+SEEDS ?= 1000
 TEST_WORKERS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 CACHE := $(HOME)/.cache/bedplate
 TOOLS := $(CACHE)/bin
 export PIP_CACHE_DIR ?= $(CACHE)/pip
+export GOMODCACHE ?= $(CACHE)/go/mod
 export JOBS
 
 GRPCURL_VERSION := v1.9.3
@@ -24,7 +26,8 @@ NATIVE = $(MAKE) --no-print-directory -C native -j$(JOBS)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo serve test test-native test-python check format bench bench-storm fuzz contract clean
+.PHONY: help setup demo serve test test-native test-python soak nemesis nemesis-bites check format
+.PHONY: bench bench-storm bench-cluster fuzz contract clean
 .PHONY: tools-grpcurl tools-etcd
 
 help: ## this list
@@ -89,6 +92,16 @@ test-native: ## C tests plain and under sanitizers, short fuzz runs
 test-python: setup ## the pytest suite alone
 	@PATH="$(TOOLS):$$PATH" $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
+soak: setup ## simulated clusters, each with its own faults: SEEDS=10000 on the model store and on the engine
+	@$(BIN)/python -m tests.simulation.soak --seeds $(SEEDS) --jobs $(JOBS)
+	@$(BIN)/python -m tests.simulation.soak --engine --seeds $(SEEDS) --jobs $(JOBS)
+
+nemesis: setup ## faults on a real cluster, histories checked: NEMESIS_ARGS="--seconds 3600 --seed 7" (needs go)
+	@$(BIN)/python -m tests.nemesis.run $(NEMESIS_ARGS)
+
+nemesis-bites: setup ## rules broken on purpose, each of which the nemesis must find (needs go)
+	@$(BIN)/python -m pytest -q tests/mutations -k nemesis
+
 check: setup ## linters, formats, types, contract
 	@echo 'check: ruff' && $(BIN)/ruff check $(PYTHON_TREES)
 	@echo 'check: ruff format' && $(BIN)/ruff format --check --diff $(PYTHON_TREES)
@@ -105,6 +118,9 @@ format: setup ## rewrite Python and C in the agreed format
 
 bench: setup tools-etcd ## measure against other systems; results go to bench/results
 	@PATH="$(TOOLS):$$PATH" $(BIN)/python -m bench.run $(BENCH_ARGS)
+
+bench-cluster: setup tools-etcd ## the same of three nodes, beside three of etcd; 25 minutes
+	@PATH="$(TOOLS):$$PATH" $(BIN)/python -m bench.cluster $(BENCH_ARGS)
 
 bench-storm: setup ## the p99 of puts while a storm is cleaned up
 	@$(BIN)/python -m bench.storm --output bench/results/storms.md

@@ -5,6 +5,7 @@
  *   unary works    put, get, batch, txn: load_calls.c
  *   count          the number of keys the server holds
  *   object works   object-put, object-get: load_object.c
+ *   probe          how long a cluster acknowledges nothing: load_probe.c
  *
  * Every call's HTTP and gRPC status is checked, and what it returned; a failed one fails the run.
  * One JSON object on stdout.
@@ -16,8 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const works[] = {"put",   "get",        "batch",     "txn",
-                                    "count", "object-put", "object-get"};
+static const char *const works[] = {"put",   "get",        "batch",      "txn",
+                                    "count", "object-put", "object-get", "probe"};
 
 const char *work_name(enum work work) { return works[work]; }
 
@@ -25,8 +26,10 @@ static int usage(void) {
     fprintf(
         stderr,
         "usage: load put|get|batch|txn|count|object-put|object-get --address HOST:PORT\n"
+        "       load probe --address HOST:PORT,HOST:PORT,...  --interval MS (5)\n"
         "  --api bedplate|etcd (bedplate)      --inflight N (64)       --connections N (1)\n"
         "  --seconds S (3)   --warmup S (0.5)  --count N calls instead of seconds\n"
+        "  --until-eof       until standard input ends instead of seconds\n"
         "  --keys N (100000) --key-size B (16) --value-size B (256)    --ops N of a batch (100)\n"
         "  --order random|ascending (random)   --seed N (1)\n"
         "  --bytes N (1 GiB) --chunk B (1 MiB) --object NAME (object)\n");
@@ -96,6 +99,11 @@ static bool set(struct load *load, int option, const char *text) {
         return number(text, 1, UINT64_MAX / 2, &load->bytes);
     case 'C':
         return number32(text, 8, 4000000, &load->chunk);
+    case 'I':
+        return number32(text, 1, 1000, &load->interval);
+    case 'e':
+        load->until_eof = true;
+        return true;
     case 'N':
         load->object = text;
         return *text != '\0' && strlen(text) <= 200;
@@ -122,6 +130,8 @@ static bool parse(struct load *load, int argc, char **argv) {
         {"bytes", required_argument, NULL, 'b'},
         {"chunk", required_argument, NULL, 'C'},
         {"object", required_argument, NULL, 'N'},
+        {"interval", required_argument, NULL, 'I'},
+        {"until-eof", no_argument, NULL, 'e'},
         {NULL, 0, NULL, 0},
     };
     for (;;) {
@@ -153,6 +163,7 @@ int main(int argc, char **argv) {
         .bytes = 1ull << 30,
         .chunk = 1u << 20,
         .object = "object",
+        .interval = 5,
     };
     settings_init(&load.data);
     load.data.keys = 100000;
@@ -163,6 +174,9 @@ int main(int argc, char **argv) {
     bool object = load.work == WORK_OBJECT_PUT || load.work == WORK_OBJECT_GET;
     if (load.ops > load.data.keys || (object && load.api != API_BEDPLATE)) {
         return usage();
+    }
+    if (load.work == WORK_PROBE) {
+        return run_probe(&load);
     }
     return object ? run_object(&load) : run_calls(&load);
 }

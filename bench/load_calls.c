@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "histogram.h"
 #include "load.h"
@@ -281,21 +282,27 @@ static bool step(struct run *run, struct pollfd *polled) {
         polled[i] = (struct pollfd){.fd = connection_fd(run->connections[i]),
                                     .events = (short)(POLLIN | (writes ? POLLOUT : 0))};
     }
-    if (poll(polled, n, WAIT_MS_MAX) == 0) {
+    bool listens = run->load->until_eof && run->to_ns == UINT64_MAX;
+    polled[n] = (struct pollfd){.fd = listens ? STDIN_FILENO : -1, .events = POLLIN};
+    if (poll(polled, n + 1, WAIT_MS_MAX) == 0) {
         fprintf(stderr, "load: no answer in %d s\n", WAIT_MS_MAX / 1000);
         return false;
+    }
+    char ignored[64];
+    if (polled[n].revents != 0 && read(STDIN_FILENO, ignored, sizeof ignored) <= 0) {
+        run->to_ns = bench_now_ns();
     }
     return true;
 }
 
 static bool loop(struct run *run, double *seconds, double *cpu) {
-    struct pollfd polled[LOAD_CONNECTIONS_MAX];
+    struct pollfd polled[LOAD_CONNECTIONS_MAX + 1];
     const struct load *load = run->load;
     uint64_t began = bench_now_ns();
     /* With a number of calls there is no warm-up: all count. */
     run->from_ns = load->count != 0 ? 0 : began + (uint64_t)(load->data.warmup * 1e9);
-    run->to_ns =
-        load->count != 0 ? UINT64_MAX : run->from_ns + (uint64_t)(load->data.seconds * 1e9);
+    bool open_end = load->count != 0 || load->until_eof;
+    run->to_ns = open_end ? UINT64_MAX : run->from_ns + (uint64_t)(load->data.seconds * 1e9);
     double cpu_began = bench_cpu_seconds();
     if (!start_all(run)) {
         return false;
@@ -305,7 +312,9 @@ static bool loop(struct run *run, double *seconds, double *cpu) {
             return false;
         }
     }
-    *seconds = load->count != 0 ? (double)(bench_now_ns() - began) / 1e9 : load->data.seconds;
+    *seconds = load->count != 0  ? (double)(bench_now_ns() - began) / 1e9
+               : load->until_eof ? (double)(run->to_ns - run->from_ns) / 1e9
+                                 : load->data.seconds;
     *cpu = bench_cpu_seconds() - cpu_began;
     return !run->failed;
 }

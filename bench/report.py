@@ -51,6 +51,8 @@ class Report:
     versions: dict[str, str]
     journal: Journal
     path: Path  # without suffix
+    title: str = "Storage benchmarks"
+    command: str = "make bench"
     rows: list[Row] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -75,15 +77,16 @@ class Report:
 
     def markdown(self) -> str:
         """The whole result file."""
-        lines = ["# Storage benchmarks", ""]
+        lines = [f"# {self.title}", ""]
         lines += [f"* {name}: {value}" for name, value in self.machine.items()]
         lines += [f"* {name}: {value}" for name, value in self.versions.items()]
         lines += [
             "",
-            f"`make bench` took {self.seconds:.0f} s. A cell is the median [least-most] of rounds "
-            "in turn (ours, rival, ours, rival, ...); a ratio is the median of the rounds' own "
-            "ratios, so what both met in the same seconds cancels out. Keys 16 B, values 256 B. "
-            "Clients, servers and rivals share the machine; all data lies on one file system.",
+            f"`{self.command}` took {self.seconds:.0f} s. A cell is the median [least-most] of "
+            "rounds in turn (ours, rival, ours, rival, ...); a ratio is the median of the rounds' "
+            "own ratios, so what both met in the same seconds cancels out. Keys 16 B, values "
+            "256 B. Clients, servers and rivals share the machine; all data lies on one file "
+            "system.",
             "",
             *table(self.rows),
             "",

@@ -22,7 +22,14 @@ SPREAD = frozenset(
         "tests/faults/test_full_disk.py",
         "tests/faults/test_kill_loop.py",
         "tests/integration/test_daemon_lifecycle.py",
+        "tests/integration/test_cluster.py",
         "tests/mutations/test_mutations.py",
+        "tests/nemesis/test_checker.py",
+        "tests/nemesis/test_nemesis.py",
+        "tests/simulation/test_broken_engine.py",
+        "tests/simulation/test_broken_rules.py",
+        "tests/simulation/test_engine.py",
+        "tests/simulation/test_simulation.py",
     }
 )
 

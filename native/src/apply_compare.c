@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "repair.h"
 #include "value.h"
 
 static bool holds(uint8_t operator, int order) {
@@ -62,6 +63,8 @@ static int compare_value(struct bp_store *store, const struct bp_compare *compar
     if (code == BP_OK) {
         struct bp_slice stored = {.data = store->apply_scratch, .size = version->value.size};
         *result = holds(compare->operator, bp_slice_compare(stored, compare->value));
+    } else {
+        bp_damage_note(store->segments, compare->key, version, err);
     }
     return code;
 }

@@ -18,6 +18,7 @@
 #include <time.h>
 
 #include "checkpoint_internal.h"
+#include "raft.h"
 
 #define SYNC_WAIT_MS_MAX 10000u /* interval mode: for the log's sync */
 
@@ -170,14 +171,29 @@ static int write_and_keep(struct bp_store *store, const struct bp_ckpt_cut *cut,
     return code;
 }
 
+static bool is_empty(struct bp_store *store) {
+    pthread_mutex_lock(&store->apply);
+    bool empty = store->system.voters == 0;
+    pthread_mutex_unlock(&store->apply);
+    return empty;
+}
+
 int bp_checkpoint_write(struct bp_store *store, struct bp_error *err) {
     if (atomic_load(&store->poisoned) || atomic_load(&store->damaged)) {
         /* An entry may have been applied in part, and the log is no place to replay from. */
         return bp_fail(err, BP_UNAVAILABLE, BP_REASON_LOG_POISONED,
                        "no checkpoint is made of a store that has stopped");
     }
+    if (store->log != NULL && bp_log_retired(store->log)) {
+        /* It would be newer than the one that was installed, and hold less. */
+        return bp_fail(err, BP_UNAVAILABLE, BP_REASON_STORE_CLOSED,
+                       "the store was replaced by an installed snapshot; reopen it");
+    }
+    if (is_empty(store)) {
+        return BP_OK; /* a member that joins has no state yet */
+    }
     struct bp_ckpt_cut cut;
-    int code = bp_ckpt_cut_take(store, &cut, err);
+    int code = bp_ckpt_cut_take(store, BP_PIN_KEEPER, &cut, err);
     if (code == BP_OK) {
         code = write_and_keep(store, &cut, err);
         bp_ckpt_cut_drop(store, &cut);
@@ -203,7 +219,14 @@ uint32_t bp_checkpoint_replay_segment(const struct bp_store *store) {
      * With fewer than two, the log itself is what stands in for the one that may turn out damaged.
      */
     const struct bp_keeper *keeper = &store->keeper;
-    return keeper->n_checkpoints < 2 ? 0 : keeper->checkpoints[1].start.segment;
+    if (keeper->n_checkpoints < 2) {
+        return 0;
+    }
+    /* In a cluster also what other members may still ask for. */
+    struct bp_raft *raft = atomic_load_explicit(&store->raft, memory_order_acquire);
+    uint32_t served = raft != NULL ? bp_raft_first_segment(raft) : UINT32_MAX;
+    uint32_t start = keeper->checkpoints[1].start.segment;
+    return start < served ? start : served;
 }
 
 static bool names(const struct bp_checkpoint_info *checkpoint, uint32_t segment) {

@@ -15,11 +15,15 @@
  *   HEADER   0 magic[8] "BPCKPT\0\0"  8 u32 format version  12 u32 zero  16 store id[16]
  *           32 u64 number
  *   META     0 u64 applied index  8 u64 its term  16 u64 next revision  24 u64 compaction revision
- *           32 u32 segment, 36 u32 offset, 40 u64 sequence: where replay starts
+ *           32 u32 segment, 36 u32 offset, 40 u64 sequence: where replay starts; sequence
+ *              BP_LOG_ANEW (log.h): an installed snapshot, and nothing before it counts
  *           48 u64 Raft-compacted index  56 u64 term, 64 u64 vote, 72 u64 commit: HARDSTATE
  *           80 u64 member id  88 state hash[16]
  *          104 state hash[16] at the last compaction entry, 120 u64 that entry's index
- *          128 u32 size of what follows  132 u32 zero  136 CONFIG payload (system.h)
+ *          128 u32 size of the CONFIG payload  132 u32 size of what follows it, 0 or 8
+ *          136 CONFIG payload (system.h)
+ *              u32 segment, u32 offset: the log was durable through here, where that is not where
+ *              replay starts: every value of the versions lies before it
  *   LEASES   records: u64 id, u64 ttl_ms; ascending
  *   REQUEST_IDS  records: u64 fingerprint, revision, deleted, lease, ttl_ms; u8 succeeded,
  *            u8 id size, id; oldest first
@@ -92,6 +96,7 @@ struct bp_ckpt_meta {
     uint64_t next_revision, compaction_revision;
     struct bp_pos start; /* replay */
     uint64_t start_sequence;
+    struct bp_pos durable; /* segment 0: as `start` */
     uint64_t raft_compacted_index;
     struct bp_hardstate hardstate;
     uint64_t member_id;
@@ -161,6 +166,7 @@ int bp_ckpt_segment_next(struct bp_slice *payload, struct bp_ckpt_segment *segme
 /* Writes the VERSIONS of one block; zero it when a block begins. */
 struct bp_ckpt_version_writer {
     bool any;
+    bool placeless; /* a manifest's: no segment, no offset */
     uint32_t key_size;
     uint64_t revision; /* of the version before */
     uint8_t key[BP_STORED_KEY_MAX];
@@ -177,6 +183,7 @@ struct bp_ckpt_version_reader {
     struct bp_slice rest;
     struct bp_version *versions; /* of the key read last; grows */
     uint32_t n, capacity;
+    bool placeless;    /* as the writer was */
     uint32_t key_size; /* 0: no key yet */
     uint8_t key[BP_STORED_KEY_MAX];
 };

@@ -115,10 +115,14 @@ int bp_ckpt_header_decode(struct bp_slice payload, struct bp_ckpt_header *header
     return code;
 }
 
+#define META_DURABLE_SIZE 8u
+
 void bp_ckpt_meta_encode(const struct bp_ckpt_meta *meta, struct bp_buffer *out) {
     uint8_t config[BP_CONFIG_SIZE_MAX];
     uint32_t size = bp_system_encode(&meta->system, BP_CAUSE_CHANGE, config);
-    uint8_t *p = bp_buffer_grow(out, BP_CKPT_META_SIZE + size);
+    bool further = bp_pos_u64(meta->durable) > bp_pos_u64(meta->start);
+    uint32_t more = further ? META_DURABLE_SIZE : 0;
+    uint8_t *p = bp_buffer_grow(out, BP_CKPT_META_SIZE + size + more);
     if (p == NULL) {
         return;
     }
@@ -140,14 +144,19 @@ void bp_ckpt_meta_encode(const struct bp_ckpt_meta *meta, struct bp_buffer *out)
     bp_put_u64(p + 112, meta->compaction_hash[1]);
     bp_put_u64(p + 120, meta->compaction_hash_index);
     bp_put_u32(p + 128, size);
-    bp_put_u32(p + 132, 0);
+    bp_put_u32(p + 132, more);
     memcpy(p + BP_CKPT_META_SIZE, config, size);
+    if (more > 0) {
+        bp_put_u32(p + BP_CKPT_META_SIZE + size, meta->durable.segment);
+        bp_put_u32(p + BP_CKPT_META_SIZE + size + 4, meta->durable.offset);
+    }
 }
 
 bool bp_ckpt_meta_decode(struct bp_slice payload, struct bp_ckpt_meta *meta) {
     const uint8_t *p = payload.data;
     if (payload.size < BP_CKPT_META_SIZE ||
-        payload.size - BP_CKPT_META_SIZE != bp_get_u32(p + 128)) {
+        payload.size - BP_CKPT_META_SIZE != (uint64_t)bp_get_u32(p + 128) + bp_get_u32(p + 132) ||
+        (bp_get_u32(p + 132) != 0 && bp_get_u32(p + 132) != META_DURABLE_SIZE)) {
         return false;
     }
     *meta = (struct bp_ckpt_meta){
@@ -167,8 +176,14 @@ bool bp_ckpt_meta_decode(struct bp_slice payload, struct bp_ckpt_meta *meta) {
         .compaction_hash_index = bp_get_u64(p + 120),
     };
     int cause;
+    meta->durable = meta->start;
+    if (bp_get_u32(p + 132) != 0) {
+        const uint8_t *durable = p + BP_CKPT_META_SIZE + bp_get_u32(p + 128);
+        meta->durable.segment = bp_get_u32(durable);
+        meta->durable.offset = bp_get_u32(durable + 4);
+    }
     return bp_system_decode(p + BP_CKPT_META_SIZE, bp_get_u32(p + 128), &meta->system, &cause) &&
-           bp_get_u32(p + 132) == 0 && meta->next_revision > 0 &&
+           meta->next_revision > 0 && bp_pos_u64(meta->durable) >= bp_pos_u64(meta->start) &&
            meta->compaction_revision < meta->next_revision && meta->start.segment != 0 &&
            meta->start.offset >= BP_SEGMENT_HEADER && meta->start.offset % 8 == 0;
 }

@@ -10,8 +10,28 @@
 #include <stdlib.h>
 
 #include "checkpoint_internal.h"
+#include "raft.h"
 
 #define CUT_ATTEMPTS 16u
+
+/* Of a cluster's member the log thread's, see below. */
+static struct bp_hardstate hardstate_alone(struct bp_store *store) {
+    return bp_raft_of(store) != NULL ? (struct bp_hardstate){0} : bp_log_hardstate(store->log);
+}
+
+/*
+ * In a cluster the log goes on behind what is applied: replay starts at the frame of the next
+ * entry, and what the versions lie in reaches further.
+ */
+static void copy_place(struct bp_raft *raft, struct bp_ckpt_meta *meta) {
+    struct bp_raft_cut cut;
+    bp_raft_cut(raft, &cut);
+    meta->start = cut.start;
+    meta->start_sequence = cut.sequence;
+    meta->durable = cut.durable;
+    meta->raft_compacted_index = cut.compacted_index;
+    meta->hardstate = cut.hardstate;
+}
 
 static void copy_meta(struct bp_store *store, struct bp_ckpt_cut *cut) {
     struct bp_ckpt_meta *meta = &cut->meta;
@@ -23,12 +43,16 @@ static void copy_meta(struct bp_store *store, struct bp_ckpt_cut *cut) {
         .start = store->applied_end,
         .start_sequence = store->applied_sequence,
         .raft_compacted_index = store->applied_index,
-        .hardstate = bp_log_hardstate(store->log),
+        .hardstate = hardstate_alone(store),
         .member_id = store->member_id,
         .compaction_hash = {store->compaction_hash[0], store->compaction_hash[1]},
         .compaction_hash_index = store->compaction_hash_index,
         .system = store->system,
     };
+    struct bp_raft *raft = bp_raft_of(store);
+    if (raft != NULL) {
+        copy_place(raft, meta);
+    }
     if (meta->hardstate.commit < meta->applied_index) {
         meta->hardstate.commit = meta->applied_index; /* what was applied was committed */
     }
@@ -43,14 +67,14 @@ static void copy_request_ids(const struct bp_store *store, struct bp_ckpt_cut *c
 }
 
 /* The copy, in memory that was taken before. False: the request-id table has outgrown it. */
-static bool cut_locked(struct bp_store *store, struct bp_ckpt_cut *cut, uint64_t capacity,
-                       int *code, struct bp_error *err) {
+static bool cut_locked(struct bp_store *store, enum bp_pin_kind kind, struct bp_ckpt_cut *cut,
+                       uint64_t capacity, int *code, struct bp_error *err) {
     cut->n_request_ids = bp_request_ids_count(store->request_ids);
     if (cut->n_request_ids > capacity) {
         return false;
     }
     uint64_t pinned = store->compaction_revision > 0 ? store->compaction_revision : 1;
-    *code = bp_pins_add(store, BP_PIN_KEEPER, pinned, &cut->pin, err);
+    *code = bp_pins_add(store, kind, pinned, &cut->pin, err);
     if (*code != BP_OK) {
         return true;
     }
@@ -64,13 +88,14 @@ static bool cut_locked(struct bp_store *store, struct bp_ckpt_cut *cut, uint64_t
     return true;
 }
 
-int bp_ckpt_cut_take(struct bp_store *store, struct bp_ckpt_cut *cut, struct bp_error *err) {
+int bp_ckpt_cut_take(struct bp_store *store, enum bp_pin_kind kind, struct bp_ckpt_cut *cut,
+                     struct bp_error *err) {
     *cut = (struct bp_ckpt_cut){0};
     uint64_t capacity = 0;
     for (uint32_t attempt = 0; attempt < CUT_ATTEMPTS; attempt++) {
         int code = BP_OK;
         pthread_mutex_lock(&store->apply);
-        bool done = cut_locked(store, cut, capacity, &code, err);
+        bool done = cut_locked(store, kind, cut, capacity, &code, err);
         pthread_mutex_unlock(&store->apply);
         if (done) {
             if (code != BP_OK) {

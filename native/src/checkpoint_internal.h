@@ -24,7 +24,8 @@ struct bp_ckpt_cut {
     uint64_t n_request_ids;
 };
 
-int bp_ckpt_cut_take(struct bp_store *store, struct bp_ckpt_cut *cut, struct bp_error *err);
+int bp_ckpt_cut_take(struct bp_store *store, enum bp_pin_kind kind, struct bp_ckpt_cut *cut,
+                     struct bp_error *err);
 void bp_ckpt_cut_drop(struct bp_store *store, struct bp_ckpt_cut *cut);
 
 /* A checkpoint's file while it is written. */

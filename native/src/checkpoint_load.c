@@ -312,7 +312,7 @@ static int note_live(struct load *load, struct bp_error *err) {
 static void take_meta(struct bp_store *store, const struct bp_ckpt_summary *summary) {
     const struct bp_ckpt_meta *meta = &summary->meta;
     store->system = meta->system;
-    store->member_id = meta->member_id;
+    store->member_id = store->member_id != 0 ? store->member_id : meta->member_id;
     store->applied_index = meta->applied_index;
     store->applied_term = meta->applied_term;
     store->next_revision = meta->next_revision;
@@ -440,12 +440,14 @@ static int load_from(struct bp_store *store, const uint64_t *numbers, uint32_t n
     *found = code == BP_OK;
     code = code == BP_OK ? load_state(store, numbers[at], &summary, err) : code;
     code = code == BP_OK ? keep(store, &summary, err) : code;
-    code = code == BP_OK
-               ? keep_older(store, numbers + at + 1, n - at - 1, summary.meta.applied_index, err)
-               : code;
     const struct bp_ckpt_meta *meta = &summary.meta;
+    if (code == BP_OK && meta->start_sequence != BP_LOG_ANEW) {
+        /* Those before an installed one are of a log that it replaced: the next one deletes them. */
+        code = keep_older(store, numbers + at + 1, n - at - 1, meta->applied_index, err);
+    }
     *start = (struct bp_log_start){.at = meta->start,
                                    .sequence = meta->start_sequence,
+                                   .durable = meta->durable,
                                    .index = meta->applied_index,
                                    .term = meta->applied_term,
                                    .revision = meta->next_revision - 1,

@@ -6,6 +6,8 @@
  *   key      what it shares with the one before, and the rest
  *   varint   7 bits a byte, low ones first, high bit set where more follow; at most 10 bytes
  *
+ * A manifest (manifest.h) has the same records without the places: these are one member's own.
+ *
  * The reader trusts nothing: each length is checked against what is left before it is used, and
  * nothing is written for a record that turns out malformed but its own scratch.
  */
@@ -43,7 +45,7 @@ static uint32_t shared_prefix(const struct bp_ckpt_version_writer *writer, struc
 }
 
 static uint8_t *put_version(uint8_t *p, const struct bp_version *version, uint8_t flags,
-                            uint64_t revision) {
+                            uint64_t revision, bool placeless) {
     p = put_varint(p, revision);
     if ((flags & (TOMBSTONE | FIRST)) == 0) {
         p = put_varint(p, version->revision - version->create_revision);
@@ -59,9 +61,11 @@ static uint8_t *put_version(uint8_t *p, const struct bp_version *version, uint8_
     }
     if ((flags & (TOMBSTONE | EMPTY)) == 0) {
         p = put_varint(p, version->value.size);
-        p = put_varint(p, version->value.at.segment);
-        bp_put_u32(p, version->value.at.offset);
-        p += 4;
+        if (!placeless) {
+            p = put_varint(p, version->value.at.segment);
+            bp_put_u32(p, version->value.at.offset);
+            p += 4;
+        }
     }
     return p;
 }
@@ -104,7 +108,7 @@ bool bp_ckpt_version_encode(struct bp_ckpt_version_writer *writer, struct bp_sli
         writer->any = true;
     }
     writer->revision = version->revision;
-    p = put_version(p, version, flags, revision);
+    p = put_version(p, version, flags, revision, writer->placeless);
     out->size = before + (size_t)(p - begin);
     return !same;
 }
@@ -160,20 +164,24 @@ static uint32_t take_varint_u32(struct cursor *cursor) {
     return (uint32_t)value;
 }
 
-static void take_value(struct cursor *cursor, uint8_t flags, struct bp_value_ref *value) {
+static void take_value(struct cursor *cursor, uint8_t flags, bool placeless,
+                       struct bp_value_ref *value) {
     value->crc = take_u32(cursor);
-    if ((flags & EMPTY) == 0) {
-        value->size = take_varint_u32(cursor);
+    if ((flags & EMPTY) != 0) {
+        return;
+    }
+    value->size = take_varint_u32(cursor);
+    cursor->bad |= value->size == 0 || value->size > BP_VALUE_MAX;
+    if (!placeless) {
         value->at.segment = take_varint_u32(cursor);
         value->at.offset = take_u32(cursor);
-        cursor->bad |= value->size == 0 || value->size > BP_VALUE_MAX || value->at.segment == 0 ||
-                       value->at.offset < BP_SEGMENT_HEADER ||
+        cursor->bad |= value->at.segment == 0 || value->at.offset < BP_SEGMENT_HEADER ||
                        value->at.offset > UINT32_MAX - value->size;
     }
 }
 
 /* `above`: the revision of the version before, 0 for a key's first. */
-static void take_version(struct cursor *cursor, uint8_t flags, uint64_t above,
+static void take_version(struct cursor *cursor, uint8_t flags, bool placeless, uint64_t above,
                          struct bp_version *version) {
     memset(version, 0, sizeof *version);
     uint64_t revision = take_varint(cursor);
@@ -203,7 +211,7 @@ static void take_version(struct cursor *cursor, uint8_t flags, uint64_t above,
         version->lease = at == NULL ? 0 : bp_get_u64(at);
         cursor->bad |= version->lease == 0;
     }
-    take_value(cursor, flags, &version->value);
+    take_value(cursor, flags, placeless, &version->value);
 }
 
 static void take_key(struct bp_ckpt_version_reader *reader, struct cursor *cursor) {
@@ -228,6 +236,7 @@ void bp_ckpt_version_reader_init(struct bp_ckpt_version_reader *reader) {
     reader->rest = bp_slice(NULL, 0);
     reader->versions = NULL;
     reader->n = reader->capacity = reader->key_size = 0;
+    reader->placeless = false;
 }
 
 void bp_ckpt_version_reader_free(struct bp_ckpt_version_reader *reader) {
@@ -272,7 +281,7 @@ int bp_ckpt_version_next(struct bp_ckpt_version_reader *reader) {
             take_key(reader, &cursor);
         }
         uint64_t above = reader->n == 0 ? 0 : reader->versions[reader->n - 1].revision;
-        take_version(&cursor, flags, above, &reader->versions[reader->n]);
+        take_version(&cursor, flags, reader->placeless, above, &reader->versions[reader->n]);
         if (cursor.bad || flags > ALL_FLAGS) {
             return -1;
         }

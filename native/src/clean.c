@@ -31,6 +31,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "install.h"
+
 #define TRIM_EFFECTS 256u
 #define TRIMS_PER_WORK 16u
 #define RETRY_NS 10000000000ull
@@ -38,7 +40,7 @@
 #define CHECKPOINT_VERSION_BYTES                                                                   \
     20u /* about what a version takes in a checkpoint, beside its key */
 
-static struct bp_cleaner *cleaner_of(struct bp_store *store) {
+struct bp_cleaner *bp_cleaner_of(struct bp_store *store) {
     if (store->keeper.cleaner == NULL) {
         store->keeper.cleaner = calloc(1, sizeof *store->keeper.cleaner);
     }
@@ -67,7 +69,7 @@ static int64_t live_of(const struct bp_segment *segment) {
 /* ---- after opening --------------------------------------------------------------------------- */
 
 int bp_clean_note_live(struct bp_store *store, uint32_t segment, uint64_t live) {
-    struct bp_cleaner *cleaner = cleaner_of(store);
+    struct bp_cleaner *cleaner = bp_cleaner_of(store);
     if (cleaner == NULL) {
         return -1;
     }
@@ -130,7 +132,7 @@ static void truncate_settled(struct bp_store *store) {
 }
 
 int bp_clean_attach(struct bp_store *store, struct bp_error *err) {
-    struct bp_cleaner *cleaner = cleaner_of(store);
+    struct bp_cleaner *cleaner = bp_cleaner_of(store);
     if (cleaner == NULL) {
         return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,
                        "no memory for the cleaner");
@@ -344,18 +346,22 @@ static bool reap(struct bp_store *store, struct bp_cleaner *cleaner) {
                                                .ticket = bp_epoch_ticket(&store->epoch)};
         }
         if (entry != NULL && bp_epoch_passed(&store->epoch, entry->ticket)) {
-            return delete_segment(store, cleaner, entry);
+            /* An install says what it holds before it leaves its read section: asked last. */
+            if (!bp_install_holds(store, segment->header.id)) {
+                return delete_segment(store, cleaner, entry);
+            }
         }
     }
     return false;
 }
 
 static bool is_stopped(const struct bp_store *store) {
-    return atomic_load(&store->poisoned) || atomic_load(&store->damaged);
+    return atomic_load(&store->poisoned) || atomic_load(&store->damaged) ||
+           bp_log_retired(store->log);
 }
 
 bool bp_clean_reap(struct bp_store *store) {
-    struct bp_cleaner *cleaner = cleaner_of(store);
+    struct bp_cleaner *cleaner = bp_cleaner_of(store);
     return cleaner != NULL && !is_stopped(store) && reap(store, cleaner);
 }
 
@@ -442,7 +448,7 @@ static bool work(struct bp_store *store, struct bp_cleaner *cleaner) {
 }
 
 int bp_clean_step(struct bp_store *store) {
-    struct bp_cleaner *cleaner = cleaner_of(store);
+    struct bp_cleaner *cleaner = bp_cleaner_of(store);
     if (cleaner == NULL || is_stopped(store)) {
         return 0;
     }

@@ -65,11 +65,19 @@ enum bp_clean_progress {
     BP_CLEAN_FAILED = 3, /* a write failed; nothing was lost, the victim is let go */
 };
 
+/* The store's, made at the first use; NULL: out of memory. */
+struct bp_cleaner *bp_cleaner_of(struct bp_store *store);
 /* Begin with `victim`; false when out of memory. */
 bool bp_clean_begin(struct bp_store *store, struct bp_cleaner *cleaner,
                     const struct bp_segment *victim);
 /* A bounded step of copying. */
 enum bp_clean_progress bp_clean_advance(struct bp_store *store, struct bp_cleaner *cleaner);
+/*
+ * A value that came from elsewhere, in place of the version's damaged one: copied as one that is
+ * cleaned. Its checksum is the version's (asserted). keeper.mutex held.
+ */
+int bp_clean_settle(struct bp_store *store, struct bp_slice key, const struct bp_version *version,
+                    struct bp_slice value, struct bp_error *err);
 /* No more records go to the filling segment; its preallocated rest is given back. */
 void bp_clean_seal(struct bp_store *store, struct bp_cleaner *cleaner);
 /* Give back what was allocated and not written, and go on filling later. */

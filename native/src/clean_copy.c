@@ -118,13 +118,15 @@ static int write_batch(struct bp_store *store, struct bp_cleaner *cleaner) {
 static void point_at_copies(struct bp_store *store, struct bp_cleaner *cleaner) {
     struct bp_segment *to = cleaner->filling,
                       *from = bp_segments_find(store->segments, cleaner->victim);
-    assert(from != NULL);
     for (uint32_t i = 0; i < cleaner->n_copies; i++) {
         const struct bp_clean_copy *copy = &cleaner->copies[i];
         struct bp_slice key = bp_slice(cleaner->batch + copy->key_at, copy->key_size);
         if (bp_index_relocate(store->index, key, copy->revision, copy->from, copy->to)) {
             atomic_fetch_add_explicit(&to->live_bytes, (int64_t)copy->size, memory_order_relaxed);
-            atomic_fetch_sub_explicit(&from->live_bytes, (int64_t)copy->size, memory_order_relaxed);
+            if (from != NULL) { /* one that is repaired may have lost its segment */
+                atomic_fetch_sub_explicit(&from->live_bytes, (int64_t)copy->size,
+                                          memory_order_relaxed);
+            }
         }
     }
 }
@@ -433,4 +435,40 @@ enum bp_clean_progress bp_clean_advance(struct bp_store *store, struct bp_cleane
     }
     cleaner->victim = 0;
     return step.failed ? BP_CLEAN_FAILED : BP_CLEAN_DONE;
+}
+
+/* ---- a value from elsewhere ------------------------------------------------------------------- */
+
+int bp_clean_settle(struct bp_store *store, struct bp_slice key, const struct bp_version *version,
+                    struct bp_slice value, struct bp_error *err) {
+    struct bp_cleaner *cleaner = bp_cleaner_of(store);
+    uint8_t table[BP_VALUE_MAX / BP_CRC_CHUNK * 4 + 8] = {0};
+    if (cleaner == NULL || !make_buffers(store, cleaner)) {
+        return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,
+                       "no memory to repair a value");
+    }
+    uint32_t crc = bp_value_checksum(value, table), victim = cleaner->victim;
+    assert(crc == version->value.crc);
+    (void)crc;
+    bool done = commit_batch(store, cleaner); /* the victim's, which is let go if that fails */
+    cleaner->victim = done ? victim : 0;
+    victim = cleaner->victim;
+    if (done &&
+        make_room(store, cleaner, bp_settled_size((uint32_t)key.size, version->value.size))) {
+        add_record(cleaner, key, version, table, value);
+        cleaner->victim = version->value.at.segment;
+        done = commit_batch(store, cleaner);
+        cleaner->victim = victim;
+    } else {
+        done = false;
+    }
+    if (!done) {
+        return bp_fail(err, BP_UNAVAILABLE, BP_REASON_IO_FAILED,
+                       "a repaired value could not be written");
+    }
+    struct bp_segment *from = bp_segments_find(store->segments, version->value.at.segment);
+    if (from != NULL) { /* cleaning may try again; what else is damaged in it will be met again */
+        __atomic_store_n(&from->damaged, false, __ATOMIC_RELAXED);
+    }
+    return BP_OK;
 }

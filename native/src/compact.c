@@ -19,6 +19,7 @@
 
 #include "keeper.h"
 #include "ops.h"
+#include "raft.h"
 #include "store.h"
 
 #define SAMPLES 128u
@@ -171,9 +172,15 @@ static void propose_compaction(struct bp_store *store, struct bp_compactor *comp
     bp_builder_free(&builder);
 }
 
+/* In a cluster the leader's clock alone decides. */
+static bool proposes(struct bp_store *store) {
+    struct bp_raft *raft = bp_raft_of(store);
+    return raft == NULL || bp_raft_leading(raft);
+}
+
 static void compact(struct bp_store *store, struct bp_compactor *compactor, uint64_t now_ns) {
     sample(store, compactor, now_ns);
-    if (atomic_load(&compactor->open)) {
+    if (atomic_load(&compactor->open) || !proposes(store)) {
         return;
     }
     uint64_t floor = atomic_load_explicit(&store->floor, memory_order_acquire);
@@ -228,7 +235,7 @@ void bp_compact_tick(struct bp_store *store, uint64_t now_ns) {
         return;
     }
     compact(store, compactor, now_ns);
-    bool more = true;
+    bool more = proposes(store);
     for (uint32_t i = 0; i < EXPIRIES && more; i++) {
         if (!atomic_load(&compactor->expiries[i].open)) {
             more = expire(store, &compactor->expiries[i], now_ns);

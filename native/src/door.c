@@ -14,6 +14,7 @@
 #include <stdlib.h>
 
 #include "door.h"
+#include "raft.h"
 #include "ticket.h"
 
 static int may_enter(struct bp_store *store, uint64_t tickets, uint64_t bytes,
@@ -43,6 +44,13 @@ int bp_door_enter(struct bp_store *store, struct bp_ticket *first, struct bp_tic
         driver->tail = &last->next;
         driver->open += tickets;
         driver->open_bytes += bytes;
+        struct bp_raft *raft = bp_raft_of(store);
+        if (raft != NULL) {
+            first->first = true;
+            driver->queued_arrivals++;
+            driver->queued += tickets;
+            driver->queued_bytes += bytes;
+        }
     }
     return code;
 }
@@ -83,10 +91,12 @@ int bp_driver_submit(struct bp_store *store, struct bp_ticket *first, struct bp_
     }
     pthread_mutex_lock(&driver->mutex);
     int code = bp_door_enter(store, first, last, tickets, bytes, err);
-    if (code == BP_OK && !driver->driving) {
+    if (code == BP_OK && !driver->driving && !driver->taken) {
         pthread_cond_signal(&driver->wake);
     }
+    uint64_t queued_bytes = driver->queued_bytes, arrivals = driver->queued_arrivals;
     pthread_mutex_unlock(&driver->mutex);
+    bp_raft_queued(store, queued_bytes, arrivals);
     return code;
 }
 
@@ -117,6 +127,11 @@ int bp_driver_propose(struct bp_store *store, struct bp_builder *builder,
 
 void bp_driver_chore(struct bp_store *store, bool mark, bool sync) {
     struct bp_driver *driver = &store->driver;
+    struct bp_raft *raft = bp_raft_of(store);
+    if (raft != NULL) {
+        bp_raft_mark(raft);
+        return;
+    }
     pthread_mutex_lock(&driver->mutex);
     driver->want_mark = driver->want_mark || mark;
     driver->want_sync = driver->want_sync || sync;

@@ -21,6 +21,7 @@
 
 #include "door.h"
 #include "group.h"
+#include "raft.h"
 
 /* ---- one group ------------------------------------------------------------------------------- */
 
@@ -54,7 +55,7 @@ static bool write_next(struct bp_store *store, struct bp_group *group) {
         pthread_cond_wait(&driver->turned, &driver->turn_mutex);
     }
     pthread_mutex_unlock(&driver->turn_mutex);
-    bp_group_gather(store, group);
+    bp_group_gather(store, group, BP_GROUP_MAX);
     if (group->writes > 0) {
         bp_group_write(store, group);
     }
@@ -86,6 +87,11 @@ static bool holds_waiter(const struct bp_group *group, const struct bp_waiter *w
  * driver.mutex held.
  */
 static struct bp_waiter *pass_role(struct bp_driver *driver) {
+    if (driver->taken) {
+        driver->driving = false;
+        pthread_cond_broadcast(&driver->wake); /* bp_raft_take waits for this */
+        return NULL;
+    }
     for (struct bp_ticket *ticket = driver->head; ticket != NULL; ticket = ticket->next) {
         if (ticket->waiter != NULL) {
             return ticket->waiter; /* `driving` stays set: it is theirs now */
@@ -125,8 +131,40 @@ static void lead(struct bp_store *store, const struct bp_waiter *own) {
     assert(done); /* our own request is queued until it is in a group */
 }
 
+/* With nobody to step it meanwhile, a caller would wait for ever. */
+static int may_wait(struct bp_store *store, struct bp_error *err) {
+    return store->options.manual && bp_raft_of(store) != NULL
+               ? bp_fail(err, BP_FAILED_PRECONDITION, BP_REASON_NONE,
+                         "a stepped store of a cluster has no calls that wait")
+               : BP_OK;
+}
+
+int bp_driver_wait_read(struct bp_store *store, struct bp_ticket *ticket, struct bp_error *err) {
+    struct bp_waiter waiter = {.state = BP_WAITING};
+    uint64_t bytes = bp_ticket_bytes(ticket);
+    int code = may_wait(store, err);
+    code = code != BP_OK ? code : bp_driver_admit(store, ticket, err);
+    if (code == BP_OK) {
+        ticket->waiter = &waiter;
+        bp_raft_read(store, ticket, false);
+        (void)bp_waiter_wait(&waiter);
+        ticket->waiter = NULL;
+        bp_ticket_answer(store, ticket);
+        bp_driver_leave(store, 1, bytes);
+        code = ticket->code;
+        if (code != BP_OK && ticket->error != NULL && err != NULL) {
+            *err = *ticket->error;
+        }
+    }
+    return code;
+}
+
 int bp_driver_execute(struct bp_store *store, struct bp_ticket *ticket, struct bp_error *err) {
     struct bp_driver *driver = &store->driver;
+    int may = may_wait(store, err);
+    if (may != BP_OK) {
+        return may;
+    }
     struct bp_waiter waiter = {.state = BP_WAITING};
     uint64_t bytes = bp_ticket_bytes(ticket);
     ticket->waiter = &waiter;
@@ -134,10 +172,12 @@ int bp_driver_execute(struct bp_store *store, struct bp_ticket *ticket, struct b
     int code = bp_door_enter(store, ticket, ticket, 1, bytes, err);
     bool leads = false;
     if (code == BP_OK) {
-        leads = !driver->driving;
-        driver->driving = true;
+        leads = !driver->driving && !driver->taken;
+        driver->driving = driver->driving || leads;
     }
+    uint64_t queued_bytes = driver->queued_bytes, arrivals = driver->queued_arrivals;
     pthread_mutex_unlock(&driver->mutex);
+    bp_raft_queued(store, queued_bytes, arrivals);
     if (code != BP_OK) {
         return code;
     }
@@ -155,6 +195,9 @@ int bp_driver_execute(struct bp_store *store, struct bp_ticket *ticket, struct b
 
 uint64_t bp_step_drive(struct bp_store *store) {
     struct bp_driver *driver = &store->driver;
+    if (bp_raft_of(store) != NULL) {
+        return 0; /* bp_step_log and bp_step_apply, then */
+    }
     pthread_mutex_lock(&driver->mutex);
     assert(!driver->driving);
     driver->driving = true;
@@ -170,6 +213,14 @@ uint64_t bp_step_drive(struct bp_store *store) {
     return completed;
 }
 
+uint64_t bp_step_log(struct bp_store *store) {
+    return bp_raft_of(store) != NULL ? bp_raft_log_round(store) : 0;
+}
+
+uint64_t bp_step_apply(struct bp_store *store) {
+    return bp_raft_of(store) != NULL ? bp_raft_apply_round(store) : 0;
+}
+
 /* ---- the threads ----------------------------------------------------------------------------- */
 
 static bool has_work(const struct bp_driver *driver) {
@@ -182,7 +233,7 @@ static void *driver_thread(void *arg) {
     struct bp_group group;
     pthread_mutex_lock(&driver->mutex);
     for (;;) {
-        if (has_work(driver) && !driver->driving) {
+        if (has_work(driver) && !driver->driving && !driver->taken) {
             driver->driving = true;
             pthread_mutex_unlock(&driver->mutex);
             bool written = write_next(store, &group);
@@ -215,7 +266,8 @@ int bp_driver_start(struct bp_store *store, struct bp_error *err) {
         return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,
                        "no memory for the driver");
     }
-    while (!store->options.manual && driver->n_threads < BP_GROUPS_IN_FLIGHT) {
+    bool alone = !store->options.manual && !driver->taken;
+    while (alone && driver->n_threads < BP_GROUPS_IN_FLIGHT) {
         if (pthread_create(&driver->threads[driver->n_threads], NULL, driver_thread, store) != 0) {
             return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,
                            "no thread for the driver");
@@ -251,7 +303,8 @@ void bp_driver_stop(struct bp_store *store) {
     struct bp_driver *driver = &store->driver;
     pthread_mutex_lock(&driver->mutex);
     driver->closed = true;
-    while (driver->n_threads > 0 && driver->open > 0) {
+    bool threads = driver->n_threads > 0 || (driver->taken && !store->options.manual);
+    while (threads && driver->open > 0) {
         pthread_cond_wait(&driver->wake, &driver->mutex);
     }
     driver->stopping = true;

@@ -72,7 +72,9 @@ enum bp_code {
     X(DEADLINE_PASSED)                                                                             \
     X(LEASE_EXPIRED)                                                                               \
     X(REPLY_TOO_LARGE)                                                                             \
-    X(KEY_NOT_FOUND)
+    X(KEY_NOT_FOUND)                                                                               \
+    X(NO_LEADER)                                                                                   \
+    X(LEADER_LOST)
 
 enum bp_reason {
 #define BP_REASON_ENUM(name) BP_REASON_##name,

@@ -68,7 +68,11 @@ static int report_identity(struct fsck *fsck, const struct bp_store_files *files
                      files->restoring ? "; a restore did not finish" : "");
         return BP_OK;
     }
-    int code = bp_store_identity_read(fsck->disk, fsck->dir, fsck->store_id, &why);
+    struct bp_store_identity identity;
+    int code = bp_store_identity_read(fsck->disk, fsck->dir, &identity, &why);
+    if (code == BP_OK) {
+        memcpy(fsck->store_id, identity.store_id, sizeof fsck->store_id);
+    }
     if (why.reason == BP_REASON_FORMAT_UNSUPPORTED) {
         *err = why;
         return code;

@@ -104,26 +104,27 @@ static void add_write(struct bp_group *group, struct bp_ticket *ticket) {
     group->payload_bytes += request->size;
 }
 
-static bool fits(const struct bp_group *group, const struct bp_ticket *ticket) {
+static bool fits(const struct bp_group *group, const struct bp_ticket *ticket, uint64_t bytes_max) {
     if (ticket->kind != BP_TICKET_WRITE) {
         return true;
     }
-    return group->n_entries + 1 < BP_GROUP_ENTRIES_MAX &&
-           bp_group_frame_bytes(group) + ticket->request.size + BP_ENTRY_HEADER <= BP_GROUP_MAX;
+    uint64_t bytes = bp_group_frame_bytes(group) + ticket->request.size + BP_ENTRY_HEADER;
+    return group->n_entries + 1 < BP_GROUP_ENTRIES_MAX && bytes <= BP_GROUP_MAX &&
+           (bytes <= bytes_max || group->writes == 0);
 }
 
 /*
  * Takes tickets off the queue into the group. Refused ones stay in the group, failed, and take no
  * part in the log.
  */
-void bp_group_gather(struct bp_store *store, struct bp_group *group) {
+void bp_group_gather(struct bp_store *store, struct bp_group *group, uint64_t bytes_max) {
     struct bp_driver *driver = &store->driver;
     group->turn = driver->turn;
     group->staging = driver->staging[group->turn % BP_GROUPS_IN_FLIGHT];
     group->first = NULL;
     group->tail = &group->first;
     group->writes = group->n_entries = group->staged = group->grants = 0;
-    group->payload_bytes = 0;
+    group->payload_bytes = group->taken = group->taken_arrivals = group->taken_bytes = 0;
     group->open = false;
     pthread_mutex_lock(&driver->mutex);
     struct bp_ticket *queued = driver->head;
@@ -135,12 +136,15 @@ void bp_group_gather(struct bp_store *store, struct bp_group *group) {
     driver->want_mark = driver->want_sync = false;
     pthread_mutex_unlock(&driver->mutex);
 
-    while (queued != NULL && fits(group, queued)) {
+    while (queued != NULL && fits(group, queued, bytes_max)) {
         struct bp_ticket *ticket = queued;
         queued = ticket->next;
         ticket->next = NULL;
         *group->tail = ticket;
         group->tail = &ticket->next;
+        group->taken++;
+        group->taken_arrivals += ticket->first;
+        group->taken_bytes += bp_ticket_bytes(ticket);
         if (ticket->kind == BP_TICKET_WRITE && ticket->code == BP_OK) {
             struct bp_error err;
             if (admit(store, ticket, &err) != BP_OK) {

@@ -32,15 +32,17 @@ struct bp_group {
     uint32_t n_entries;
     uint32_t staged; /* bytes used in driver.staging */
     bool open;       /* the last entry is a gathered one that may grow */
+    /* tickets it took off the queue, as the door counts them */
+    uint64_t taken, taken_arrivals, taken_bytes;
     bool mark, sync; /* chores that came with it */
 };
 
 /*
- * Takes tickets off the queue into the group, as many as one frame holds, and the chores that were
- * asked for. Refused ones stay in the group, failed, and take no part in the log. The caller has
- * the role.
+ * Takes tickets off the queue into the group, as many as one frame holds and, behind the first
+ * write, bytes_max allows, and the chores that were asked for. Refused ones stay in the group,
+ * failed, and take no part in the log. The caller has the role.
  */
-void bp_group_gather(struct bp_store *store, struct bp_group *group);
+void bp_group_gather(struct bp_store *store, struct bp_group *group, uint64_t bytes_max);
 /* Rebuilds the entries from the tickets that still stand. */
 void bp_group_regather(struct bp_group *group);
 /* Of its frame, as callers of bp_log_append size groups. */
@@ -58,5 +60,18 @@ void bp_group_apply(struct bp_store *store, struct bp_group *group);
  * its own reply.
  */
 uint64_t bp_group_answer(struct bp_store *store, struct bp_group *group);
+
+/* ---- what a list of tickets needs, whoever drives -------------------------------------------- */
+
+/*
+ * Hands out what one entry's requests came to, from the write at or behind `ticket` on; where the
+ * next entry's begin. The caller holds `apply`.
+ */
+struct bp_ticket *bp_tickets_outcomes(struct bp_store *store, struct bp_ticket *ticket,
+                                      const struct bp_applied *applied, uint32_t n);
+/* Gives each read its revision; `revision` is the newest one before the list's first write. */
+void bp_tickets_place(struct bp_ticket *first, uint64_t revision);
+/* As bp_group_answer. */
+uint64_t bp_tickets_answer(struct bp_store *store, struct bp_ticket *first);
 
 #endif

@@ -61,15 +61,29 @@ static void take_outcome(struct bp_store *store, struct bp_ticket *ticket,
  * `revision` is the newest one before the group. Counted by what was applied: a write whose fate is
  * unknown has no revision that a reader may see.
  */
-static void place_reads(struct bp_group *group, uint64_t revision) {
-    for (struct bp_ticket *ticket = group->first; ticket != NULL; ticket = ticket->next) {
+void bp_tickets_place(struct bp_ticket *first, uint64_t revision) {
+    for (struct bp_ticket *ticket = first; ticket != NULL; ticket = ticket->next) {
         if (ticket->kind == BP_TICKET_WRITE) {
             revision += ticket->applied;
+        } else if (ticket->kind == BP_TICKET_PLACE) {
+            ticket->outcome.revision = revision;
+            ticket->applied = true;
         } else if (ticket->kind == BP_TICKET_READ && ticket->call.read.revision == 0) {
             ticket->call.read.revision = revision;
             ticket->placed = true;
         }
     }
+}
+
+struct bp_ticket *bp_tickets_outcomes(struct bp_store *store, struct bp_ticket *ticket,
+                                      const struct bp_applied *applied, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++) {
+        ticket = next_write(ticket);
+        assert(ticket != NULL);
+        take_outcome(store, ticket, &applied[i]);
+        ticket = ticket->next;
+    }
+    return ticket;
 }
 
 /* False: the member has stopped, and what is applied ends somewhere within the group. */
@@ -83,12 +97,7 @@ static bool apply_entries(struct bp_store *store, struct bp_group *group) {
             stop_member(store, group, &err);
             return false;
         }
-        for (uint32_t k = 0; k < entry->count; k++) {
-            ticket = next_write(ticket);
-            assert(ticket != NULL);
-            take_outcome(store, ticket, &applied[k]);
-            ticket = ticket->next;
-        }
+        ticket = bp_tickets_outcomes(store, ticket, applied, entry->count);
     }
     return true;
 }
@@ -123,7 +132,7 @@ void bp_group_apply(struct bp_store *store, struct bp_group *group) {
         }
         bp_apply_publish(store);
     }
-    place_reads(group, before);
+    bp_tickets_place(group->first, before);
     pthread_mutex_unlock(&store->apply);
     atomic_fetch_sub(&store->driver.granting, group->grants);
     end_turn(store);
@@ -131,13 +140,13 @@ void bp_group_apply(struct bp_store *store, struct bp_group *group) {
 
 /* Its reply takes reading: a reader builds it, and until then it counts as open. */
 static bool goes_to_reader(const struct bp_ticket *ticket) {
-    return ticket->code == BP_OK && ticket->waiter == NULL &&
+    return ticket->code == BP_OK && ticket->waiter == NULL && ticket->kind != BP_TICKET_PLACE &&
            (ticket->kind != BP_TICKET_WRITE || ticket->needs_values);
 }
 
-uint64_t bp_group_answer(struct bp_store *store, struct bp_group *group) {
+uint64_t bp_tickets_answer(struct bp_store *store, struct bp_ticket *first) {
     uint64_t tickets = 0, bytes = 0;
-    for (struct bp_ticket *ticket = group->first; ticket != NULL; ticket = ticket->next) {
+    for (struct bp_ticket *ticket = first; ticket != NULL; ticket = ticket->next) {
         ticket->admitted = goes_to_reader(ticket);
         if (ticket->waiter == NULL && !ticket->admitted) {
             tickets++;
@@ -146,7 +155,7 @@ uint64_t bp_group_answer(struct bp_store *store, struct bp_group *group) {
     }
     bp_driver_leave(store, tickets, bytes);
     tickets = 0;
-    for (struct bp_ticket *ticket = group->first, *next; ticket != NULL; ticket = next) {
+    for (struct bp_ticket *ticket = first, *next; ticket != NULL; ticket = next) {
         next = ticket->next;
         tickets++;
         ticket->next = NULL;
@@ -160,4 +169,8 @@ uint64_t bp_group_answer(struct bp_store *store, struct bp_group *group) {
         bp_ticket_complete(store, ticket);
     }
     return tickets;
+}
+
+uint64_t bp_group_answer(struct bp_store *store, struct bp_group *group) {
+    return bp_tickets_answer(store, group->first);
 }

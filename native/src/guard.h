@@ -26,10 +26,16 @@
 #define BP_GUARD_BUCKETS 18u      /* of latency; the last one has no upper bound */
 
 /* A scope is one bit: what may be done to which service. No scope implies another. */
-enum bp_service { BP_SERVICE_KV = 0, BP_SERVICE_OBJECT = 1, BP_SERVICE_ADMIN = 2 };
+enum bp_service {
+    BP_SERVICE_KV = 0,
+    BP_SERVICE_OBJECT = 1,
+    BP_SERVICE_ADMIN = 2,
+    BP_SERVICE_CLUSTER = 3
+};
+/* To the cluster, writing is what its members do: `cluster:peer`. */
 enum bp_access { BP_ACCESS_READ = 0, BP_ACCESS_WRITE = 1, BP_ACCESS_ADMIN = 2 };
 #define BP_SCOPE(service, access) (1u << ((service) * 3 + (access)))
 #define BP_SCOPE_NONE 0u /* of a method: open to anyone, token or not (health) */
-#define BP_SCOPES_ALL 0x1ffu
+#define BP_SCOPES_ALL 0xfffu
 
 #endif

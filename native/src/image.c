@@ -361,12 +361,13 @@ static int make_checkpoint(struct bp_store *store, uint64_t revision, struct bp_
 int bp_image_finish(struct bp_image *image, uint64_t revision, uint32_t cluster_version,
                     struct bp_error *err) {
     struct bp_store *store = image->store;
+    struct bp_store_identity identity = {0};
+    memcpy(identity.store_id, store->store_id, sizeof identity.store_id);
     store->system.cluster_version = cluster_version;
     int code = end_segment(image, err);
     code = code != BP_OK ? code : make_log(store, err);
     code = code != BP_OK ? code : make_checkpoint(store, jumped(image, revision), err);
-    code = code != BP_OK ? code
-                         : bp_store_identity_write(image->disk, store->dir, store->store_id, err);
+    code = code != BP_OK ? code : bp_store_identity_write(image->disk, store->dir, &identity, err);
     code = code != BP_OK ? code : remove_marker(image, err);
     image->finished = code == BP_OK;
     return code;

@@ -17,6 +17,8 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+#include "../include/bedplate.h" /* struct bp_sim */
+
 enum { BP_O_READ = 0, BP_O_WRITE = 1, BP_O_CREATE = 2, BP_O_EXCL = 4 };
 
 struct bp_io {
@@ -170,16 +172,8 @@ uint64_t bp_disk_boot_ns(const struct bp_disk *disk);
 uint64_t bp_disk_real_ns(const struct bp_disk *disk);
 int bp_disk_random(struct bp_disk *disk, void *buf, size_t n);
 
-/* ---- the simulated disk (io_sim.c) ----------------------------------------------------------- */
+/* ---- the simulated disk (io_sim.c); bedplate.h has what its owner does with it --------------- */
 
-struct bp_sim;
-
-/*
- * A whole machine's disk and clock in memory, deterministic in `seed`. NULL when out of memory.
- * Thread safe.
- */
-struct bp_sim *bp_sim_new(uint64_t seed);
-void bp_sim_free(struct bp_sim *sim);
 void bp_sim_io(struct bp_sim *sim, struct bp_io *io);
 /*
  * Independent copy of disk contents (synced and unsynced), clock, capacity and lying, for replaying
@@ -187,39 +181,11 @@ void bp_sim_io(struct bp_sim *sim, struct bp_io *io);
  * shared until written: microseconds for a small store.
  */
 struct bp_sim *bp_sim_clone(const struct bp_sim *sim, uint64_t seed);
-void bp_sim_advance_ns(struct bp_sim *sim, uint64_t ns);
-/*
- * Power cut: every handle dies (-EBADF), locks fall. Of each file, synced 512-byte sectors stay;
- * each unsynced sector is kept with probability keep_per_1024/1024, chosen by the seed, else its
- * last synced content (zeros if never) is back. Directory entries (create, rename, unlink) not yet
- * covered by sync_dir are each kept or undone the same way, in order per name. File sizes not yet
- * synced likewise.
- */
-void bp_sim_power_cut(struct bp_sim *sim, uint32_t keep_per_1024);
-/*
- * Power cut in the middle of the n-th byte written from now on (it is lost, the n-1 before it reach
- * the page cache): that write and every later call fail with -EIO until bp_sim_power_cut() turns
- * the machine on again. 0 disarms.
- */
-void bp_sim_cut_after_bytes(struct bp_sim *sim, uint64_t bytes);
 /* Bytes that writes transferred, and successful datasync calls. */
 uint64_t bp_sim_bytes_written(const struct bp_sim *sim);
 uint64_t bp_sim_sync_count(const struct bp_sim *sim);
-/* Size limit of the disk in bytes (allocated plus written), 0 none: beyond it -ENOSPC. */
-void bp_sim_set_capacity(struct bp_sim *sim, uint64_t bytes);
-/* Flip bit `bit` of the byte at `offset`, on the medium. 0 or -ENOENT / -ERANGE. */
-int bp_sim_flip(struct bp_sim *sim, const char *path, uint64_t offset, unsigned bit);
-/*
- * Of the file as a reader sees it now. 0, -ENOENT, or -ERANGE where [offset, offset + n) leaves the
- * file.
- */
-int bp_sim_file_size(const struct bp_sim *sim, const char *path, uint64_t *size);
+/* Of the file as a reader sees it now. 0, -ENOENT, or -ERANGE where this leaves the file. */
 int bp_sim_read_file(const struct bp_sim *sim, const char *path, void *buf, size_t n,
                      uint64_t offset);
-/*
- * The order sectors reach the medium is free, a sync the only barrier; with lying set, sync itself
- * does nothing (test control).
- */
-void bp_sim_set_sync_lies(struct bp_sim *sim, int lies);
 
 #endif

@@ -7,7 +7,16 @@
 
 #include <stdint.h>
 
-#define BP_FORMAT_VERSION 1u
+/*
+ * Of STORE, segments and checkpoints, whose headers carry it where it never moves.
+ *   1  one member: STORE says nothing of a cluster, the log never steps back
+ *   2  members of a cluster: who one is may be in STORE, entries may be superseded, a checkpoint may
+ *      say where the log was durable
+ * Files of every version up to this one are read, and written ones carry this one; a newer one is
+ * refused before anything is touched. So a program that knows 1 only never commits what a member of
+ * a cluster merely holds.
+ */
+#define BP_FORMAT_VERSION 2u
 
 /* a client's key; stored keys carry one keyspace byte more */
 #define BP_KEY_MAX 4096u

@@ -89,6 +89,7 @@ void bp_log_close(struct bp_log *log) {
 /* ---- what is known --------------------------------------------------------------------------- */
 
 bool bp_log_poisoned(const struct bp_log *log) { return atomic_load(&log->poisoned); }
+bool bp_log_retired(const struct bp_log *log) { return atomic_load(&log->retired); }
 uint64_t bp_log_last_index(const struct bp_log *log) { return log->last_index; }
 uint64_t bp_log_last_term(const struct bp_log *log) { return log->last_term; }
 struct bp_pos bp_log_durable(const struct bp_log *log) { return log->durable; }
@@ -112,6 +113,19 @@ uint64_t bp_log_frame_size(const struct bp_entry *entries, uint32_t n, bool hard
 static int fail_poisoned(struct bp_error *err) {
     return bp_fail(err, BP_UNAVAILABLE, BP_REASON_LOG_POISONED,
                    "the log failed to reach its disk and takes no more writes until a restart");
+}
+
+static int fail_retired(struct bp_error *err) {
+    return bp_fail(err, BP_UNAVAILABLE, BP_REASON_STORE_CLOSED,
+                   "the store was replaced by an installed snapshot; reopen it");
+}
+
+/* Why the log takes nothing more, if it does not. */
+static int refuse(const struct bp_log *log, struct bp_error *err) {
+    if (bp_log_poisoned(log)) {
+        return fail_poisoned(err);
+    }
+    return bp_log_retired(log) ? fail_retired(err) : BP_OK;
 }
 
 /* Poison because of `rc`, keeping the device's errno in the error. */
@@ -155,8 +169,9 @@ static int write_failed(struct bp_log *log, int rc, struct bp_error *err) {
 /* ---- durability ------------------------------------------------------------------------------ */
 
 int bp_log_sync(struct bp_log *log, struct bp_error *err) {
-    if (bp_log_poisoned(log)) {
-        return fail_poisoned(err);
+    int refused = refuse(log, err);
+    if (refused != BP_OK) {
+        return refused;
     }
     if (bp_pos_u64(log->durable) == bp_pos_u64(bp_log_end(log))) {
         return BP_OK;
@@ -173,7 +188,7 @@ int bp_log_sync(struct bp_log *log, struct bp_error *err) {
 
 void bp_log_prepare_segment(struct bp_log *log) {
     pthread_mutex_lock(&log->prepare);
-    if (log->prepared_id == 0 && !bp_log_poisoned(log)) {
+    if (log->prepared_id == 0 && !bp_log_poisoned(log) && !bp_log_retired(log)) {
         uint32_t id = bp_segments_take_id(log->segments);
         int fd;
         if (bp_segment_make_tmp(log->segments, id, BP_SEGMENT_LOG, log->options.segment_size, &fd,
@@ -185,21 +200,27 @@ void bp_log_prepare_segment(struct bp_log *log) {
     pthread_mutex_unlock(&log->prepare);
 }
 
-/* The prepared file, or one made now. */
-static int take_prepared(struct bp_log *log, uint32_t *id, int *fd, struct bp_error *err) {
-    int rc = BP_OK;
+void bp_log_retire(struct bp_log *log, bool off) {
     pthread_mutex_lock(&log->prepare);
+    atomic_store(&log->retired, !off);
+    if (!off && log->prepared_id != 0) {
+        bp_segment_drop_tmp(log->segments, log->prepared_id, BP_SEGMENT_LOG, log->prepared_fd);
+        log->prepared_id = 0;
+    }
+    pthread_mutex_unlock(&log->prepare);
+}
+
+/* The prepared file, or one made now. `prepare` held. */
+static int take_prepared(struct bp_log *log, uint32_t *id, int *fd, struct bp_error *err) {
     if (log->prepared_id != 0) {
         *id = log->prepared_id;
         *fd = log->prepared_fd;
         log->prepared_id = 0;
-    } else {
-        *id = bp_segments_take_id(log->segments);
-        rc = bp_segment_make_tmp(log->segments, *id, BP_SEGMENT_LOG, log->options.segment_size, fd,
-                                 err);
+        return BP_OK;
     }
-    pthread_mutex_unlock(&log->prepare);
-    return rc;
+    *id = bp_segments_take_id(log->segments);
+    return bp_segment_make_tmp(log->segments, *id, BP_SEGMENT_LOG, log->options.segment_size, fd,
+                               err);
 }
 
 /* Frames go to `segment` from now on; the one before it is complete. */
@@ -214,7 +235,7 @@ static void move_to(struct bp_log *log, struct bp_segment *segment) {
     log->durable = log->marked = log->data_end = bp_log_end(log);
 }
 
-static int rotate(struct bp_log *log, struct bp_error *err) {
+static int rotate_locked(struct bp_log *log, struct bp_error *err) {
     struct bp_error local;
     err = err != NULL ? err : &local; /* its errno decides below */
     int rc = bp_log_sync(log, err);
@@ -247,6 +268,13 @@ static int rotate(struct bp_log *log, struct bp_error *err) {
     }
     move_to(log, segment);
     return BP_OK;
+}
+
+static int rotate(struct bp_log *log, struct bp_error *err) {
+    pthread_mutex_lock(&log->prepare);
+    int rc = rotate_locked(log, err); /* its sync refuses a log that was retired */
+    pthread_mutex_unlock(&log->prepare);
+    return rc;
 }
 
 /* ---- frames ---------------------------------------------------------------------------------- */
@@ -365,13 +393,14 @@ static int write_frame(struct bp_log *log, struct bp_entry *entries, uint32_t n,
 
 int bp_log_append(struct bp_log *log, struct bp_entry *entries, uint32_t n,
                   const struct bp_hardstate *hardstate, struct bp_error *err) {
-    if (bp_log_poisoned(log)) {
-        return fail_poisoned(err);
+    int rc = refuse(log, err);
+    if (rc != BP_OK) {
+        return rc;
     }
     if (n == 0 && hardstate == NULL) {
         return BP_OK;
     }
-    int rc = check_order(log, entries, n, err);
+    rc = check_order(log, entries, n, err);
     if (rc != BP_OK) {
         return rc;
     }
@@ -398,8 +427,9 @@ int bp_log_append(struct bp_log *log, struct bp_entry *entries, uint32_t n,
 }
 
 int bp_log_mark(struct bp_log *log, struct bp_error *err) {
-    if (bp_log_poisoned(log)) {
-        return fail_poisoned(err);
+    int refused = refuse(log, err);
+    if (refused != BP_OK) {
+        return refused;
     }
     /*
      * Only what is no mark itself is worth a mark, or an idle log that is synced would never come

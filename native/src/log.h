@@ -100,6 +100,13 @@ struct bp_hardstate bp_log_hardstate(const struct bp_log *log);
 /* The next frame's sequence. */
 uint64_t bp_log_sequence(const struct bp_log *log);
 /*
+ * The log was replaced (install_finish.c): from the return on no segment is made any more, and
+ * append, sync and mark give UNAVAILABLE/STORE_CLOSED. A frame that was being written may still come
+ * to lie behind the end. Any thread; `off` takes it back.
+ */
+void bp_log_retire(struct bp_log *log, bool off);
+bool bp_log_retired(const struct bp_log *log);
+/*
  * Prepare the next segment's file ahead of need (preallocated .tmp); any thread beside the driver.
  * Best effort.
  */
@@ -110,11 +117,15 @@ void bp_log_close(struct bp_log *log); /* frees; neither syncs nor marks; before
 
 /*
  * Where replay starts: from a checkpoint, or all zero for a log that must reach back to index 1.
- * `at` is the log's end when the checkpoint was cut: behind every frame whose values the checkpoint
- * refers to, and durable (the log was synced through it first). A checkpoint that could not be used
+ * `durable` is behind every frame whose values the checkpoint refers to; what lies before it never
+ * moves. A checkpoint that could not be used
  * must be gone before the log is opened from an older one: what lies behind the older start may
  * move.
+ * With the sequence BP_LOG_ANEW, an installed snapshot's, `at` is the end of a log that counts no
+ * more: nothing is replayed up to it, and the log begins anew in the first segment behind it, which
+ * the first recovery makes (log_chain.c).
  */
+#define BP_LOG_ANEW UINT64_MAX
 struct bp_log_start {
     /*
      * A frame boundary (or a segment's first frame); entries with index <= `index` found behind it
@@ -122,7 +133,9 @@ struct bp_log_start {
      * behind it.
      */
     struct bp_pos at;
-    uint64_t sequence; /* of the frame at `at` */
+    uint64_t sequence; /* of the frame at `at`, or BP_LOG_ANEW */
+    /* the log was durable through here: `at`, or behind it in a cluster; all zero: `at` */
+    struct bp_pos durable;
     uint64_t index;    /* last index the checkpoint covers */
     uint64_t term;     /* its term */
     uint64_t revision; /* the last revision it covers: what segments before `at` hold at most */
@@ -138,6 +151,7 @@ struct bp_found {
     struct bp_pos at;
     uint32_t frame; /* offset of the frame it lies in */
     uint8_t type;
+    uint64_t sequence; /* of that frame */
 };
 
 struct bp_recovery {

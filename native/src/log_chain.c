@@ -15,6 +15,15 @@
  * gap. So a store that is opened a hundred times and never written has one log segment beside those
  * with entries. Voids that a crash left are deleted by the next recovery.
  *
+ * A log begun anew: an installed snapshot (install.h) voids the log before it. Its checkpoint names
+ * that log's end as the start, with the sequence BP_LOG_ANEW. The first segment behind has the
+ * first_sequence 0, which no other has, and the end as its previous_end:
+ *
+ *   [00000005.log ..end]  |  [00000009.log: sequence 0]     no link: nobody goes on from 5 to 9
+ *
+ * Older segments may hold values. A start before the end, from a checkpoint that was kept by
+ * accident, is refused, never replayed across the cut.
+ *
  * Invariants
  *   - Ids of log segments grow in log order; previous_end always names a lower id.
  *   - A link of the chain that replay needs and that is not there is corruption, never skipped.
@@ -176,6 +185,27 @@ static struct bp_segment *find_log(const struct bp_segments *segments, uint32_t 
     return segment != NULL && segment->header.kind == BP_SEGMENT_LOG ? segment : NULL;
 }
 
+static bool begins_anew(const struct bp_segment *segment) {
+    return segment->header.first_sequence == 0;
+}
+
+static int cut_off(const struct bp_segment *segment, struct bp_error *err) {
+    return bp_fail(err, BP_DATA_LOSS, BP_REASON_STORE_CORRUPT,
+                   "%08" PRIx32 ".log: an installed snapshot replaced the log before it, and its "
+                   "checkpoint cannot be used; let the member be replaced, or run `bedplate fsck`",
+                   segment->header.id);
+}
+
+/* Does replay, which begins with `first`, begin on the right side of an installed snapshot? */
+static int check_begin(const struct bp_segment *first, const struct bp_log_start *start,
+                       struct bp_error *err) {
+    const struct bp_pos before = first->header.previous_end;
+    bool agree = start->sequence == BP_LOG_ANEW
+                     ? begins_anew(first) && bp_pos_u64(before) == bp_pos_u64(start->at)
+                     : !begins_anew(first) || start->at.segment > before.segment;
+    return agree ? BP_OK : cut_off(first, err);
+}
+
 /* A header's claim about the segment before it, checked as far as headers and sizes can tell. */
 static int check_link(const struct bp_segment *before, const struct bp_segment *behind,
                       struct bp_error *err) {
@@ -213,10 +243,17 @@ static int follow(struct bp_segments *segments, const struct ids *logs,
     if (at->header.id < start->at.segment) {
         return missing(start->at.segment, NULL, err);
     }
+    chain->anew = start->sequence == BP_LOG_ANEW && at->header.id == start->at.segment;
+    if (chain->anew) {
+        return BP_OK;
+    }
     for (;;) { /* ids fall with every step */
         chain->links[chain->n++] = at;
         if (!needs_more(at, start)) {
             break;
+        }
+        if (begins_anew(at)) {
+            return cut_off(at, err);
         }
         struct bp_segment *before = find_log(segments, at->header.previous_end.segment);
         if (before == NULL) {
@@ -233,7 +270,7 @@ static int follow(struct bp_segments *segments, const struct ids *logs,
         chain->links[i] = chain->links[chain->n - 1 - i];
         chain->links[chain->n - 1 - i] = swap;
     }
-    return BP_OK;
+    return check_begin(chain->links[0], start, err);
 }
 
 /* Where in the first link replay begins. */
@@ -297,6 +334,10 @@ static void describe_old(struct bp_segments *segments, const struct ids *logs,
             next->header.previous_end.offset < segment->used) {
             segment->used = next->header.previous_end.offset;
         }
+        if (start->sequence == BP_LOG_ANEW && segment->header.id == start->at.segment &&
+            start->at.offset < segment->used) {
+            segment->used = start->at.offset; /* no next one yet */
+        }
     }
 }
 
@@ -308,9 +349,11 @@ int bp_chain_open(struct bp_segments *segments, const struct bp_log_options *opt
     if (rc == BP_OK && logs.n > 0) {
         describe_old(segments, &logs, start);
         rc = follow(segments, &logs, start, chain, err);
-        rc = rc == BP_OK ? bp_trim_check(segments, chain->links[chain->n - 1], err) : rc;
-        rc = rc == BP_OK ? find_begin(start, chain, err) : rc;
-        rc = rc == BP_OK ? find_voids(&logs, chain, err) : rc;
+        if (rc == BP_OK && !chain->anew) {
+            rc = bp_trim_check(segments, chain->links[chain->n - 1], err);
+            rc = rc == BP_OK ? find_begin(start, chain, err) : rc;
+            rc = rc == BP_OK ? find_voids(&logs, chain, err) : rc;
+        }
     } else if (rc == BP_OK && start->at.segment != 0) {
         rc = missing(start->at.segment, NULL, err);
     }

@@ -82,8 +82,8 @@ struct bp_log {
     struct bp_hardstate hardstate;
     uint8_t *staging; /* BP_FRAME_MAX bytes */
     struct iovec *iov;
-    atomic_bool poisoned;
-    /* the next segment's file, made ahead of need */
+    atomic_bool poisoned, retired;
+    /* no segment is being made but under this; and the next one's file, made ahead of need */
     pthread_mutex_t prepare;
     uint32_t prepared_id; /* 0 none */
     int prepared_fd;
@@ -103,7 +103,8 @@ struct bp_chain {
     uint32_t n;
     uint32_t begin;    /* offset in links[0] where replay begins */
     uint64_t sequence; /* of the frame there */
-    uint32_t *voids;   /* log segments that a later header declared void */
+    bool anew; /* there is no link yet: the new segment is the first one of a log begun anew */
+    uint32_t *voids; /* log segments that a later header declared void */
     uint32_t n_voids;
 };
 
@@ -132,11 +133,11 @@ struct bp_tail {
 
 /*
  * Find the tail of `segment` from the frame at `begin`; damage below what any valid frame calls
- * synced is DATA_LOSS.
+ * synced, or a checkpoint (`durable`), is DATA_LOSS.
  */
 int bp_tail_scan(struct bp_segments *segments, struct bp_frame_reader *reader,
                  const struct bp_segment *segment, uint32_t begin, uint64_t sequence,
-                 struct bp_tail *tail, struct bp_error *err);
+                 struct bp_pos durable, struct bp_tail *tail, struct bp_error *err);
 /*
  * DATA_LOSS/STORE_CORRUPT for `segment` at `offset`: "<path>: <what> at offset <offset>; run
  * `bedplate fsck`".

@@ -25,7 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-_Static_assert(sizeof(struct bp_found) == 48, "a million entries take 48 MB");
+_Static_assert(sizeof(struct bp_found) == 56, "a million entries take 56 MB");
 
 /* What lies in one segment, for the cleaner. */
 struct content {
@@ -96,6 +96,7 @@ static int push(struct recover *r, const struct bp_entry *entry, uint64_t frame,
         .type = entry->type,
         .at = entry->at,
         .frame = (uint32_t)frame,
+        .sequence = r->sequence,
     };
     return BP_OK;
 }
@@ -247,9 +248,9 @@ static int read_log(struct recover *r, struct bp_error *err) {
     const struct bp_segment *first = r->chain.links[0];
     const struct bp_segment *newest = r->chain.links[r->chain.n - 1];
     bool only = r->chain.n == 1;
-    int rc =
-        bp_tail_scan(r->segments, &r->reader, newest, only ? r->chain.begin : BP_SEGMENT_HEADER,
-                     only ? r->chain.sequence : newest->header.first_sequence, &r->tail, err);
+    int rc = bp_tail_scan(
+        r->segments, &r->reader, newest, only ? r->chain.begin : BP_SEGMENT_HEADER,
+        only ? r->chain.sequence : newest->header.first_sequence, r->start->durable, &r->tail, err);
     r->last = r->start->index;
     if (r->chain.begin == BP_SEGMENT_HEADER && first->header.previous_index > r->last) {
         r->last = first->header.previous_index;
@@ -297,6 +298,11 @@ static void plan_copy(const struct recover *r, struct bp_copy *copy) {
     struct bp_hardstate start = r->start->hardstate;
     start.commit = 0;
     learn(&copy->header.hardstate, &start);
+    if (r->chain.anew) {
+        copy->header.first_sequence = 0;
+        copy->header.previous_end = r->start->at;
+        copy->header.previous_index = r->start->index;
+    }
     if (r->chain.n == 0) {
         return;
     }
@@ -332,6 +338,7 @@ static void move_found(struct recover *r, const struct bp_copy *copy, uint32_t i
         found->at.segment = id;
         found->at.offset = found->at.offset - copy->begin + BP_SEGMENT_HEADER;
         found->frame = found->frame - copy->begin + BP_SEGMENT_HEADER;
+        found->sequence = found->sequence - copy->sequence + copy->header.first_sequence;
     }
 }
 
@@ -347,6 +354,11 @@ static void trim(struct recover *r, struct bp_segment *segment) {
 static void clean_up(struct recover *r) {
     for (uint32_t i = 0; i < r->chain.n_voids; i++) {
         (void)bp_segment_delete(r->segments, r->chain.voids[i], NULL);
+    }
+    struct bp_segment *last =
+        r->chain.anew ? bp_segments_find(r->segments, r->start->at.segment) : NULL;
+    if (last != NULL) {
+        trim(r, last); /* of the log that was replaced */
     }
     if (r->chain.n == 0) {
         return;

@@ -129,12 +129,13 @@ static int scan_behind(struct bp_frame_reader *reader, const struct bp_segment *
 
 int bp_tail_scan(struct bp_segments *segments, struct bp_frame_reader *reader,
                  const struct bp_segment *segment, uint32_t begin, uint64_t sequence,
-                 struct bp_tail *tail, struct bp_error *err) {
+                 struct bp_pos durable, struct bp_tail *tail, struct bp_error *err) {
     /*
      * The header, and what a checkpoint covers before `begin`, were durable before anything here
      * was written.
      */
     struct bp_pos synced = {.segment = segment->header.id, .offset = begin};
+    believe(&synced, durable);
     bp_frame_reader_aim(reader, segment->fd, segment->size);
     int rc = scan_good(segments, reader, segment, begin, sequence, &tail->valid_end, &synced, err);
     if (rc == BP_OK) {

@@ -6,6 +6,7 @@
  *     trimming goes to the smaller of floor and the lowest pin
  *
  *   slots   [readers: backups, scrubs asked for][keeper][writes whose reply takes history]
+ *           [snapshots sent to other members]
  *
  * A pin stands before the floor is looked at, and trimming looks at the pins after the floor: one
  * of the two sees the other.
@@ -28,7 +29,8 @@ static struct range slots_of(enum bp_pin_kind kind) {
     static const struct range ranges[] = {
         [BP_PIN_READER] = {0, BP_PINS_READERS},
         [BP_PIN_KEEPER] = {BP_PINS_READERS, BP_PINS_READERS + BP_PINS_KEEPER},
-        [BP_PIN_WRITE] = {BP_PINS_READERS + BP_PINS_KEEPER, BP_PINS_MAX},
+        [BP_PIN_WRITE] = {BP_PINS_READERS + BP_PINS_KEEPER, BP_PINS_MAX - BP_PINS_SNAPSHOTS},
+        [BP_PIN_SNAPSHOT] = {BP_PINS_MAX - BP_PINS_SNAPSHOTS, BP_PINS_MAX},
     };
     return ranges[kind];
 }
@@ -63,8 +65,11 @@ int bp_pins_add(struct bp_store *store, enum bp_pin_kind kind, uint64_t revision
     }
     pthread_mutex_unlock(&pins->mutex);
     if (*pin == BP_PINS_MAX) {
+        bool snapshot = kind == BP_PIN_SNAPSHOT;
         return bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_QUEUE_FULL,
-                       "%u backups and scrubs are reading, the most there may be", BP_PINS_READERS);
+                       "%u %s, the most there may be",
+                       snapshot ? BP_PINS_SNAPSHOTS : BP_PINS_READERS,
+                       snapshot ? "snapshots are being sent" : "backups and scrubs are reading");
     }
     if (atomic_load(&store->floor) > revision) {
         bp_pins_remove(store, *pin);

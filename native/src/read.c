@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "crc32c.h"
+#include "repair.h"
 #include "store.h"
 #include "ticket.h"
 #include "value.h"
@@ -75,16 +76,36 @@ static int lease_keys(struct bp_store *store, const struct bp_wire_read *read,
     return BP_OK;
 }
 
-static int read_lease(struct bp_store *store, const struct bp_wire_read *read,
-                      struct bp_buffer *reply, struct bp_error *err) {
-    uint64_t now = bp_disk_boot_ns(store->disk), ttl = 0, remaining = 0;
-    uint64_t revision = atomic_load_explicit(&store->revision, memory_order_acquire);
+/* What the lease table says: this member's, or what the leader's said already. */
+static void ask_leases(struct bp_store *store, struct bp_ticket *ticket) {
+    const struct bp_wire_read *read = &ticket->call.read;
+    uint64_t now = bp_disk_boot_ns(store->disk), ttl = 0;
+    if (ticket->remote) {
+        return;
+    }
+    bool known = read->method == BP_METHOD_KEEP_ALIVE
+                     ? bp_leases_keep_alive(store->leases, read->lease, now, &ttl)
+                     : bp_leases_get(store->leases, read->lease, now, &ttl, &ticket->remaining_ms);
+    ticket->outcome = (struct bp_outcome){
+        .revision = atomic_load_explicit(&store->revision, memory_order_acquire),
+        .lease = read->lease,
+        .ttl_ms = known ? ttl : 0,
+        .succeeded = known};
+}
+
+static int read_lease(struct bp_store *store, struct bp_ticket *ticket, struct bp_buffer *reply,
+                      struct bp_error *err) {
+    const struct bp_wire_read *read = &ticket->call.read;
+    ask_leases(store, ticket);
+    uint64_t revision = ticket->outcome.revision, ttl = ticket->outcome.ttl_ms;
+    if (ticket->forwarded != NULL) {
+        return BP_OK; /* the member that asked says the rest */
+    }
     if (read->method == BP_METHOD_KEEP_ALIVE) {
-        bool alive = bp_leases_keep_alive(store->leases, read->lease, now, &ttl);
-        bp_wire_keep_alive_reply(revision, read->lease, alive ? ttl : 0, reply);
+        bp_wire_keep_alive_reply(revision, read->lease, ttl, reply);
         return BP_OK;
     }
-    if (!bp_leases_get(store->leases, read->lease, now, &ttl, &remaining)) {
+    if (!ticket->outcome.succeeded) {
         return bp_fail(err, BP_NOT_FOUND, BP_REASON_LEASE_NOT_FOUND, "no lease has this id");
     }
     struct lease_keys keys = {0};
@@ -93,7 +114,7 @@ static int read_lease(struct bp_store *store, const struct bp_wire_read *read,
         struct bp_wire_lease lease = {.revision = revision,
                                       .lease = read->lease,
                                       .ttl_ms = ttl,
-                                      .remaining_ms = remaining,
+                                      .remaining_ms = ticket->remaining_ms,
                                       .key_count = keys.all,
                                       .keys = keys.slices,
                                       .n_keys = keys.n};
@@ -176,6 +197,9 @@ static int read_value(struct bp_store *store, struct bp_ticket *ticket, struct b
                            "no memory for a value");
         } else if (size > 0) {
             code = bp_value_read(store->segments, &version.value, want->offset, size, out, err);
+            if (code != BP_OK) {
+                bp_damage_note(store->segments, want->key, &version, err);
+            }
             ticket->aux = code == BP_OK ? bp_crc32c(0, out, size) : 0;
         }
     }
@@ -208,7 +232,9 @@ static int get_newest(struct bp_store *store, const struct bp_row_want *want, vo
     if (!bp_rows_value(store->value_cache, want, version, value)) {
         code = bp_value_fetch(store->segments, &version->value, 0, size, value, err);
     }
-    if (code == BP_OK) {
+    if (code != BP_OK) {
+        bp_damage_note(store->segments, want->key, version, err);
+    } else {
         bp_rows_put(store->value_cache, want, version, value);
     }
     return code;
@@ -261,7 +287,7 @@ void bp_read_answer(struct bp_store *store, struct bp_ticket *ticket) {
                ticket->call.read.method == BP_METHOD_SCAN) {
         code = read_keys(store, ticket, &ticket->reply, &err);
     } else {
-        code = read_lease(store, &ticket->call.read, &ticket->reply, &err);
+        code = read_lease(store, ticket, &ticket->reply, &err);
     }
     if (code == BP_OK && ticket->reply.failed) {
         code = bp_fail(&err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,

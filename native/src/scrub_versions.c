@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "repair.h"
 #include "scrub_internal.h"
 #include "value.h"
 
@@ -172,6 +173,7 @@ static int check_piece(struct bp_scrub *scrub, struct bp_finding *finding, struc
             return code;
         }
         describe(scrub, i, &why, finding);
+        bp_damage_note(scrub->store->segments, entry_key(piece, i), version, &why);
         aim_at(scrub, entry_key(piece, i), version->revision); /* the rest is gathered again */
         return BP_SCRUB_FINDING;
     }

@@ -123,6 +123,10 @@ const char *bp_segments_dir(const struct bp_segments *segments);
 struct bp_value_cache;
 void bp_segments_set_cache(struct bp_segments *segments, struct bp_value_cache *cache);
 struct bp_value_cache *bp_segments_cache(const struct bp_segments *segments);
+/* Where damaged values of these segments are noted (repair.h), or NULL; likewise. */
+struct bp_damage;
+void bp_segments_set_damage(struct bp_segments *segments, struct bp_damage *damage);
+struct bp_damage *bp_segments_damage(const struct bp_segments *segments);
 /* Closes every handle. */
 void bp_segments_free(struct bp_segments *segments);
 /*

@@ -38,6 +38,7 @@ struct middle {
 struct bp_segments {
     struct bp_disk *disk;
     struct bp_value_cache *cache;
+    struct bp_damage *damage;
     char *dir;
     pthread_mutex_t mutex;
     _Atomic uint64_t next_id; /* 64 bits, so that running out is noticed and does not wrap */
@@ -50,6 +51,14 @@ void bp_segments_set_cache(struct bp_segments *segments, struct bp_value_cache *
 
 struct bp_value_cache *bp_segments_cache(const struct bp_segments *segments) {
     return segments->cache;
+}
+
+void bp_segments_set_damage(struct bp_segments *segments, struct bp_damage *damage) {
+    segments->damage = damage;
+}
+
+struct bp_damage *bp_segments_damage(const struct bp_segments *segments) {
+    return segments->damage;
 }
 
 static uint32_t root_slot(uint32_t id) { return id >> (LEAF_BITS + MIDDLE_BITS); }

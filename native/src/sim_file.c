@@ -372,7 +372,8 @@ static void cell_revert(struct bp_sim_cell *cell, struct loss loss) {
     }
 }
 
-void bp_sim_file_cut(struct bp_sim_file *file, uint32_t keep_per_1024, uint64_t *random) {
+uint64_t bp_sim_file_cut(struct bp_sim_file *file, uint32_t keep_per_1024, uint64_t *random) {
+    uint64_t lost = 0;
     bool resized = file->size != file->size_synced || file->size_low < file->size_synced;
     bool size_kept = !resized || bp_sim_chance(keep_per_1024, random);
     bool shrunk = file->size_low < file->size_synced;
@@ -393,6 +394,7 @@ void bp_sim_file_cut(struct bp_sim_file *file, uint32_t keep_per_1024, uint64_t 
             uint64_t end = cell->number * BP_SIM_PAGE + (s + 1) * (uint64_t)BP_SIM_SECTOR;
             if (!keep || end > lost_from) {
                 loss.reverted |= (uint8_t)(1u << s);
+                lost++;
             }
         }
         if (loss.reverted != 0) {
@@ -406,6 +408,7 @@ void bp_sim_file_cut(struct bp_sim_file *file, uint32_t keep_per_1024, uint64_t 
     file->dirty_from = UINT64_MAX;
     file->allocated = file->allocated < file->size ? file->allocated : file->size;
     compact(file);
+    return lost;
 }
 
 int bp_sim_file_flip(struct bp_sim_file *file, uint64_t offset, unsigned bit) {

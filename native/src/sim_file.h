@@ -56,8 +56,9 @@ int bp_sim_file_allocate(struct bp_sim_file *file, uint64_t size, uint64_t budge
 void bp_sim_file_sync(struct bp_sim_file *file);
 /*
  * The power goes: each unsynced sector, and the size, stays with probability keep_per_1024 / 1024.
+ * How many sectors did not.
  */
-void bp_sim_file_cut(struct bp_sim_file *file, uint32_t keep_per_1024, uint64_t *random);
+uint64_t bp_sim_file_cut(struct bp_sim_file *file, uint32_t keep_per_1024, uint64_t *random);
 /* Flip a bit in what readers see and on the medium. 0, -ERANGE or -ENOMEM. */
 int bp_sim_file_flip(struct bp_sim_file *file, uint64_t offset, unsigned bit);
 

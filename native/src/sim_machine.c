@@ -76,7 +76,7 @@ void bp_sim_power_cut(struct bp_sim *sim, uint32_t keep_per_1024) {
     bp_sim_lock(sim);
     sim->first_handle += (int)sim->handle_count;
     sim->handle_count = 0;
-    bp_sim_tree_cut(&sim->tree, keep_per_1024, &sim->cut_state);
+    sim->lost_sectors += bp_sim_tree_cut(&sim->tree, keep_per_1024, &sim->cut_state);
     sim->cut_armed = false;
     sim->powered = true;
     bp_sim_unlock(sim);
@@ -113,6 +113,13 @@ uint64_t bp_sim_sync_count(const struct bp_sim *original) {
     uint64_t count = sim->sync_count;
     bp_sim_unlock(sim);
     return count;
+}
+
+uint64_t bp_sim_lost_sectors(const struct bp_sim *original) {
+    struct bp_sim *sim = bp_sim_lock(original);
+    uint64_t sectors = sim->lost_sectors;
+    bp_sim_unlock(sim);
+    return sectors;
 }
 
 /* ---- the test's own look at files ----------------------------------------------------------- */

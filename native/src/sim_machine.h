@@ -34,6 +34,7 @@ struct bp_sim {
     uint64_t cut_state;    /* of the cuts */
     uint64_t bytes_written;
     uint64_t sync_count;
+    uint64_t lost_sectors; /* by cuts */
 };
 
 /* Reading functions lock too, so they need the mutex of a const machine. */

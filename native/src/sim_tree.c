@@ -338,7 +338,8 @@ static void drop_orphans(struct bp_sim_tree *tree) {
     }
 }
 
-void bp_sim_tree_cut(struct bp_sim_tree *tree, uint32_t keep_per_1024, uint64_t *random) {
+uint64_t bp_sim_tree_cut(struct bp_sim_tree *tree, uint32_t keep_per_1024, uint64_t *random) {
+    uint64_t lost = 0;
     for (uint32_t i = 0; i < tree->node_count; i++) {
         tree->nodes[i].handles = 0;
     }
@@ -347,9 +348,10 @@ void bp_sim_tree_cut(struct bp_sim_tree *tree, uint32_t keep_per_1024, uint64_t 
     bp_sim_tree_collect(tree);
     for (uint32_t i = 0; i < tree->node_count; i++) {
         if (tree->nodes[i].used) {
-            bp_sim_file_cut(&tree->nodes[i].file, keep_per_1024, random);
+            lost += bp_sim_file_cut(&tree->nodes[i].file, keep_per_1024, random);
         }
     }
+    return lost;
 }
 
 static void mark(struct bp_sim_tree *tree, uint32_t node) {

@@ -77,8 +77,11 @@ int bp_sim_tree_unlink(struct bp_sim_tree *tree, const char *path);
 int bp_sim_tree_rename(struct bp_sim_tree *tree, const char *from, const char *to);
 /* Make the changes in one directory durable. */
 void bp_sim_tree_sync(struct bp_sim_tree *tree, const char *dir);
-/* The power goes: names first, then every file that still has one. Handles must be gone. */
-void bp_sim_tree_cut(struct bp_sim_tree *tree, uint32_t keep_per_1024, uint64_t *random);
+/*
+ * The power goes: names first, then every file that still has one. Handles must be gone. How many
+ * sectors were lost.
+ */
+uint64_t bp_sim_tree_cut(struct bp_sim_tree *tree, uint32_t keep_per_1024, uint64_t *random);
 /* Free what nothing refers to any more: call it when a handle closes. */
 void bp_sim_tree_collect(struct bp_sim_tree *tree);
 /* Bytes taken by what has a name or a handle. */

@@ -4,6 +4,7 @@
  */
 #include <string.h>
 
+#include "raft.h"
 #include "store.h"
 
 static uint64_t load(const _Atomic uint64_t *counter) {
@@ -84,6 +85,10 @@ void bp_get_status(struct bp_store *store, struct bp_status *status) {
     status->committed_index = load(&store->committed);
     status->durable_index = load(&store->durable);
     status->last_index = status->committed_index;
+    struct bp_raft *raft = bp_raft_of(store);
+    if (raft != NULL) {
+        bp_raft_status(raft, status);
+    }
     status->poisoned = atomic_load(&store->poisoned);
     status->disk_full = atomic_load(&store->disk_full);
     status->durability_interval_ms = store->options.interval_ms;

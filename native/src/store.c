@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "raft.h"
 #include "scrub.h"
 #include "store_files.h"
 #include "store_open.h"
@@ -38,8 +39,10 @@ void bp_store_abandon(struct bp_store *store) {
         return;
     }
     bp_keeper_stop(store);
+    bp_raft_stop(store, true);
     bp_driver_stop(store);
     bp_readers_stop(store);
+    bp_raft_free(bp_raft_of(store));
     bp_scrubber_free(store->keeper.scrubber);
     bp_compactor_free(store);
     bp_reserve_close(store);
@@ -54,7 +57,8 @@ static void go_live(struct bp_store *store) {
     store->applied_sequence = bp_log_sequence(store->log);
     store->opened_ns = now;
     store->driver.last_append_ns = now;
-    atomic_store(&store->committed, last);
+    struct bp_raft *raft = bp_raft_of(store);
+    atomic_store(&store->committed, raft != NULL ? raft->committed : last);
     atomic_store(&store->durable, last);
     bp_leases_restart(store->leases, now);
     bp_apply_publish(store);
@@ -63,7 +67,8 @@ static void go_live(struct bp_store *store) {
 static int start_threads(struct bp_store *store, struct bp_error *err) {
     int code = bp_readers_start(store, err);
     code = code != BP_OK ? code : bp_driver_start(store, err);
-    return code != BP_OK ? code : bp_keeper_start(store, err);
+    code = code != BP_OK ? code : bp_keeper_start(store, err);
+    return code != BP_OK ? code : bp_raft_start(store, err);
 }
 
 static int open_parts(struct bp_store *store, struct bp_error *err) {
@@ -142,10 +147,11 @@ int bp_close(struct bp_store *store, struct bp_error *err) {
     if (store->options.manual) {
         bp_step_drive(store);
     }
+    bp_raft_stop(store, false);
     bp_driver_stop(store);
     bp_readers_stop(store);
     int code = BP_OK;
-    if (!bp_log_poisoned(store->log)) {
+    if (!bp_log_poisoned(store->log) && !bp_log_retired(store->log)) {
         code = bp_log_sync(store->log, err);
         code = code != BP_OK ? code : bp_log_mark(store->log, err);
         code = code != BP_OK ? code : bp_log_sync(store->log, err);

@@ -15,10 +15,10 @@
  *       fields. Held by the
  *                  driver for one group's apply, by the keeper for one trim step or a checkpoint's
  *                  cut
- *   inside: the index's history and node locks, bp_leases', bp_hub's, bp_queue's own mutexes (each
- *   a leaf)
- * The log belongs to whoever has the driver role. Checkpoints, settled segments, unlinking belong
- * to the keeper (keeper.mutex, outermost).
+ *   inside: the index's history and node locks, bp_leases', bp_hub's, bp_queue's own mutexes, a
+ *   cluster's driver's (each a leaf)
+ * The log belongs to whoever has the driver role; in a cluster to the log thread (raft.h).
+ * Checkpoints, settled segments, unlinking belong to the keeper (keeper.mutex, outermost).
  */
 #ifndef BP_STORE_H
 #define BP_STORE_H
@@ -44,13 +44,15 @@
 #define BP_PINS_READERS 16u /* backups and scrubs at a time; a backup copies the request-id table */
 #define BP_PINS_KEEPER 2u   /* a checkpoint, beside a pass of its own scrub */
 #define BP_PINS_WRITES 16u  /* shared when there are more */
-#define BP_PINS_MAX (BP_PINS_READERS + BP_PINS_KEEPER + BP_PINS_WRITES)
+#define BP_PINS_SNAPSHOTS 4u /* manifests being sent; each copies the request-id table */
+#define BP_PINS_MAX (BP_PINS_READERS + BP_PINS_KEEPER + BP_PINS_WRITES + BP_PINS_SNAPSHOTS)
 #define BP_GROUPS_IN_FLIGHT 2u /* written and not yet applied */
 
 struct bp_applied;
 struct bp_backlog;
 struct bp_ticket;
 struct bp_reader_pool;
+struct bp_raft;
 
 /* Counters any thread may add to; read for status. */
 struct bp_store_counters {
@@ -67,7 +69,10 @@ struct bp_driver {
     struct bp_ticket *head, **tail;
     bool driving; /* somebody has the role */
     bool stopping, closed;
+    bool taken;                /* the role is Raft's for good (raft.h): nobody else leads */
     bool want_mark, want_sync; /* chores for the role */
+    /* in the queue; counted once Raft drives */
+    uint64_t queued, queued_arrivals, queued_bytes;
     /* tickets submitted and not completed; a blocked caller's until it has its answer */
     uint64_t open, open_bytes;
     pthread_t threads[BP_GROUPS_IN_FLIGHT];
@@ -87,7 +92,7 @@ struct bp_driver {
 };
 
 /* Revisions some reader still needs (pins.c); trimming stays below the smallest. */
-enum bp_pin_kind { BP_PIN_READER, BP_PIN_KEEPER, BP_PIN_WRITE };
+enum bp_pin_kind { BP_PIN_READER, BP_PIN_KEEPER, BP_PIN_WRITE, BP_PIN_SNAPSHOT };
 struct bp_pin {
     uint64_t revision;
     uint32_t users; /* 0: free */
@@ -132,6 +137,7 @@ struct bp_keeper {
     struct bp_compactor *compactor; /* compact.c: revision/time samples */
     struct bp_tick tick;
     struct bp_scrubber *scrubber; /* scrub.c: passes in the background */
+    struct bp_install *install;   /* install.c: one that is going on; it holds segments */
 };
 
 struct bp_store {
@@ -143,8 +149,10 @@ struct bp_store {
     int lock_fd;
     uint8_t store_id[16];
     uint64_t member_id;
+    bool joined; /* a cluster that existed: the first entry may have come as a snapshot */
 
     struct bp_value_cache *value_cache; /* NULL: none */
+    struct bp_damage *damage;           /* repair.c: values found damaged */
     struct bp_backlog *backlog;         /* queue.c: completions nobody has taken yet */
     struct bp_segments *segments;
     struct bp_log *log;
@@ -155,6 +163,8 @@ struct bp_store {
     struct bp_epoch epoch;
     struct bp_pins pins;
     struct bp_driver driver;
+    /* set once, under driver.mutex: a cluster's driver, and everything goes its way (raft.h) */
+    _Atomic(struct bp_raft *) raft;
     struct bp_keeper keeper;
     struct bp_reader_pool *pool;
     struct bp_store_counters counters;

@@ -131,12 +131,15 @@ static int sync_parent(struct bp_disk *disk, const char *dir, struct bp_error *e
     return rc < 0 ? bp_fail_io(err, rc, "%s: cannot be synced", parent) : BP_OK;
 }
 
-int bp_store_identity_write(struct bp_disk *disk, const char *dir, const uint8_t store_id[16],
-                            struct bp_error *err) {
+int bp_store_identity_write(struct bp_disk *disk, const char *dir,
+                            const struct bp_store_identity *identity, struct bp_error *err) {
     uint8_t bytes[STORE_SIZE] = {0};
     memcpy(bytes, store_magic, 8);
     bp_put_u32(bytes + 8, BP_FORMAT_VERSION);
-    memcpy(bytes + 16, store_id, 16);
+    memcpy(bytes + 16, identity->store_id, 16);
+    bp_put_u64(bytes + 32, identity->member_id);
+    memcpy(bytes + 40, identity->cluster_id, 16);
+    bp_put_u32(bytes + 56, identity->joined);
     bp_put_u32(bytes + 60, bp_crc32c(0, bytes, 60));
     int code = sync_parent(disk, dir, err);
     return code != BP_OK ? code : write_file(disk, dir, "STORE", bytes, sizeof bytes, err);
@@ -152,8 +155,8 @@ void bp_store_creating_end(struct bp_disk *disk, const char *dir) {
     (void)bp_disk_unlink(disk, BP_SITE_STORE_CREATE, path);
 }
 
-int bp_store_identity_read(struct bp_disk *disk, const char *dir, uint8_t store_id[16],
-                           struct bp_error *err) {
+int bp_store_identity_read(struct bp_disk *disk, const char *dir,
+                           struct bp_store_identity *identity, struct bp_error *err) {
     char path[PATH_MAX_BYTES];
     uint8_t bytes[STORE_SIZE];
     path_of(dir, "STORE", path);
@@ -171,7 +174,10 @@ int bp_store_identity_read(struct bp_disk *disk, const char *dir, uint8_t store_
                        "%s: format %u was written by a newer version; this one knows up to %u",
                        path, bp_get_u32(bytes + 8), BP_FORMAT_VERSION);
     }
-    memcpy(store_id, bytes + 16, 16);
+    memcpy(identity->store_id, bytes + 16, 16);
+    identity->member_id = bp_get_u64(bytes + 32);
+    memcpy(identity->cluster_id, bytes + 40, 16);
+    identity->joined = bp_get_u32(bytes + 56) != 0;
     return BP_OK;
 }
 

@@ -4,6 +4,8 @@
  *   LOCK       empty; flock'ed for as long as the store is open
  *   STORE      0 magic[8] "BPSTORE\0"  8 u32 format version  12 u32 zero  16 store id[16]  32 zeros
  *       60 u32 CRC32C of bytes 0..59
+ *              of a cluster's member 32 u64 member id  40 cluster id[16]  56 u32 1 if it joined and
+ *              so need not have the log's first entry; else zeros: the log says who we are
  *              written last when a store is made
  *   creating
  *       empty; made first and taken away last when a store is made: with it, and without STORE, the
@@ -41,12 +43,18 @@ int bp_store_files_list(struct bp_disk *disk, const char *dir, struct bp_store_f
  * FAILED_PRECONDITION/STORE_LOCKED.
  */
 int bp_store_lock(struct bp_disk *disk, const char *dir, int *fd, struct bp_error *err);
+struct bp_store_identity {
+    uint8_t store_id[16];
+    uint64_t member_id; /* 0: the log says it */
+    uint8_t cluster_id[16];
+    bool joined;
+};
 /* tmp, write, sync, rename, sync of the directory. */
-int bp_store_identity_write(struct bp_disk *disk, const char *dir, const uint8_t store_id[16],
-                            struct bp_error *err);
+int bp_store_identity_write(struct bp_disk *disk, const char *dir,
+                            const struct bp_store_identity *identity, struct bp_error *err);
 /* DATA_LOSS/STORE_CORRUPT, FAILED_PRECONDITION/FORMAT_UNSUPPORTED for a newer format. */
-int bp_store_identity_read(struct bp_disk *disk, const char *dir, uint8_t store_id[16],
-                           struct bp_error *err);
+int bp_store_identity_read(struct bp_disk *disk, const char *dir,
+                           struct bp_store_identity *identity, struct bp_error *err);
 /*
  * Makes `creating`, durably; takes it away when STORE is there (one that stays is harmless then).
  */

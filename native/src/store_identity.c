@@ -9,6 +9,7 @@
  * Nobody was ever answered from a store without STORE, so what an unfinished creation left may go.
  */
 #include <stdio.h>
+#include <string.h>
 
 #include "store_files.h"
 #include "store_open.h"
@@ -40,6 +41,18 @@ static int clear_unfinished(struct bp_store *store, const struct bp_store_files 
     return rc < 0 ? bp_fail_io(err, rc, "%s: cannot be removed", path) : BP_OK;
 }
 
+static int read_identity(struct bp_store *store, struct bp_error *err) {
+    struct bp_store_identity identity;
+    int code = bp_store_identity_read(store->disk, store->dir, &identity, err);
+    if (code == BP_OK) {
+        memcpy(store->store_id, identity.store_id, sizeof store->store_id);
+        memcpy(store->system.cluster_id, identity.cluster_id, sizeof store->system.cluster_id);
+        store->member_id = identity.member_id;
+        store->joined = identity.joined;
+    }
+    return code;
+}
+
 int bp_store_identify(struct bp_store *store, bool *fresh, bool *unsynced, struct bp_error *err) {
     struct bp_store_files files;
     int code = bp_store_files_list(store->disk, store->dir, &files, err);
@@ -54,7 +67,7 @@ int bp_store_identify(struct bp_store *store, bool *fresh, bool *unsynced, struc
                        store->dir);
     }
     if (files.store) {
-        code = bp_store_identity_read(store->disk, store->dir, store->store_id, err);
+        code = read_identity(store, err);
         return code != BP_OK || files.logs > 0 ? code
                                                : corrupt(store, "no log segment is left", err);
     }

@@ -34,6 +34,22 @@ int bp_store_identify(struct bp_store *store, bool *fresh, bool *unsynced, struc
 
 /* ---- store_recover.c: from the files to a state that may serve ------------------------------- */
 
+/*
+ * As far as is known to be committed: of a single member everything, else what HARDSTATE says; the
+ * rest is in the table of a cluster's driver, which is installed.
+ */
 int bp_store_recover(struct bp_store *store, bool fresh, bool unsynced, struct bp_error *err);
+/*
+ * Everything the files hold, committed or not; behind it, durable in one frame, this member as the
+ * only one of a cluster with a new id, and the revision jumped (STORAGE.md 5). No driver.
+ * FAILED_PRECONDITION for a member that has received nothing.
+ */
+int bp_store_take_over(struct bp_store *store, struct bp_error *err);
+
+/* ---- recover.c: a survivor's store as a cluster of its own ------------------------------------ */
+
+/* bp_recover on that disk, which is freed. */
+int bp_recover_on(struct bp_disk *disk, const struct bp_options *options, struct bp_recovered *out,
+                  struct bp_error *err);
 
 #endif

@@ -46,6 +46,7 @@ void bp_options_fill(struct bp_options *options) {
     default_u32(&options->reply_bytes_max, 4u << 20);
     default_u64(&options->lease_ttl_min_ms, 1000);
     default_u64(&options->lease_ttl_max_ms, 366ull * 86400 * 1000);
+    default_u64(&options->raft_cache_bytes, 64ull << 20);
 }
 
 static int at_most(const char *name, uint64_t value, uint64_t max, struct bp_error *err) {
@@ -53,6 +54,27 @@ static int at_most(const char *name, uint64_t value, uint64_t max, struct bp_err
                         : bp_fail_field(err, BP_INVALID_ARGUMENT, BP_REASON_FIELD_INVALID, name,
                                         "%s is %llu, at most %llu is possible", name,
                                         (unsigned long long)value, (unsigned long long)max);
+}
+
+/* Who we are, and for a founder among whom. */
+static int check_cluster(const struct bp_options *options, struct bp_error *err) {
+    bool founds = options->n_members > 0, names_us = !founds;
+    int code = at_most("n_members", options->n_members, BP_MEMBERS_MAX, err);
+    for (uint32_t i = 0; code == BP_OK && i < options->n_members; i++) {
+        names_us = names_us || options->members[i] == options->member_id;
+    }
+    if (code == BP_OK && (founds || options->joining != 0) &&
+        (options->member_id == 0 || !names_us || (founds && options->joining != 0))) {
+        code = bp_fail_field(err, BP_INVALID_ARGUMENT, BP_REASON_FIELD_INVALID, "member_id",
+                             "who founds a cluster is one of its members, who joins one founds "
+                             "none, and either has an id");
+    }
+    if (code == BP_OK && options->interval_ms != 0 &&
+        (options->clustered != 0 || options->joining != 0 || options->n_members > 1)) {
+        code = bp_fail_field(err, BP_FAILED_PRECONDITION, BP_REASON_FIELD_INVALID, "interval_ms",
+                             "durability by interval is for a single member alone");
+    }
+    return code;
 }
 
 int bp_options_check(const struct bp_options *options, struct bp_error *err) {
@@ -76,6 +98,7 @@ int bp_options_check(const struct bp_options *options, struct bp_error *err) {
                ? code
                : at_most("request_ids_max", options->request_ids_max, BP_REQUEST_IDS_LIMIT, err);
     code = code != BP_OK ? code : at_most("readers", options->readers, 64, err);
+    code = code != BP_OK ? code : check_cluster(options, err);
     return code != BP_OK ? code
                          : at_most("clean_live_percent", options->clean_live_percent, 90, err);
 }

@@ -9,6 +9,7 @@
  */
 #include <stdlib.h>
 
+#include "repair.h"
 #include "store_open.h"
 #include "ticket.h"
 #include "value_cache.h"
@@ -35,8 +36,10 @@ int bp_store_parts_make(struct bp_store *store, const struct bp_index_hooks *hoo
     init_locks(store);
     store->segments = bp_segments_new(store->disk, store->dir);
     store->value_cache = bp_value_cache_new(store->options.value_cache_bytes);
+    store->damage = bp_damage_new();
     if (store->segments != NULL) {
         bp_segments_set_cache(store->segments, store->value_cache);
+        bp_segments_set_damage(store->segments, store->damage);
     }
     store->backlog = bp_backlog_new(store->options.queue_max, store->options.queue_bytes_max);
     store->index = bp_index_new(hooks);
@@ -44,9 +47,9 @@ int bp_store_parts_make(struct bp_store *store, const struct bp_index_hooks *hoo
     store->request_ids = bp_request_ids_new(store->options.request_ids_max);
     store->hub = bp_hub_new(store);
     store->apply_scratch = malloc(BP_VALUE_MAX);
-    bool all = store->segments != NULL && store->backlog != NULL && store->index != NULL &&
-               store->leases != NULL && store->request_ids != NULL && store->hub != NULL &&
-               store->apply_scratch != NULL;
+    bool all = store->segments != NULL && store->damage != NULL && store->backlog != NULL &&
+               store->index != NULL && store->leases != NULL && store->request_ids != NULL &&
+               store->hub != NULL && store->apply_scratch != NULL;
     return all ? BP_OK
                : bp_fail(err, BP_RESOURCE_EXHAUSTED, BP_REASON_OUT_OF_MEMORY,
                          "no memory for a store");
@@ -78,6 +81,7 @@ void bp_store_parts_free(struct bp_store *store) {
     }
     bp_segments_free(store->segments);
     bp_value_cache_free(store->value_cache);
+    bp_damage_free(store->damage);
     bp_backlog_release(store->backlog); /* queues may be left */
     free(store->apply_scratch);
     if (store->lock_fd >= 0) {

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "raft.h"
 #include "store.h"
 #include "ticket.h"
 
@@ -44,13 +45,15 @@ static int prepare_wire(struct bp_store *store, struct bp_ticket *ticket, int me
                : BP_OK;
 }
 
-/* Through the door: writes to the queue, reads to the readers. */
+/* Through the door: writes to the queue, reads to the readers, in a cluster to a gate first. */
 static int enter(struct bp_store *store, struct bp_ticket *ticket, struct bp_error *err) {
     if (ticket->kind == BP_TICKET_WRITE) {
         return bp_driver_submit(store, ticket, err);
     }
     int code = bp_driver_admit(store, ticket, err);
-    if (code == BP_OK) {
+    if (code == BP_OK && bp_raft_gated(store, ticket)) {
+        bp_raft_read(store, ticket, false);
+    } else if (code == BP_OK) {
         bp_readers_push(store, ticket);
     }
     return code;
@@ -159,6 +162,8 @@ int bp_call_wire(struct bp_store *store, int method, uint8_t keyspace, const voi
     int code = prepare_wire(store, &ticket, method, keyspace, request, size, err);
     if (code == BP_OK && ticket.kind == BP_TICKET_WRITE) {
         code = bp_driver_execute(store, &ticket, err);
+    } else if (code == BP_OK && bp_raft_gated(store, &ticket)) {
+        code = bp_driver_wait_read(store, &ticket, err);
     } else if (code == BP_OK) {
         bp_read_answer(store, &ticket);
         code = ticket.code;

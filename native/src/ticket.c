@@ -133,7 +133,9 @@ void bp_ticket_answer(struct bp_store *store, struct bp_ticket *ticket) {
         code = no_reply(ticket, "too many answers wait to be taken: no room", &err);
         bp_ticket_fail(ticket, &err);
     } else if (code == BP_OK && ticket->kind != BP_TICKET_WRITE) {
-        bp_read_answer(store, ticket);
+        if (ticket->kind != BP_TICKET_PLACE) {
+            bp_read_answer(store, ticket);
+        }
     } else if (code == BP_OK && (code = answer(store, ticket, &err)) != BP_OK) {
         bp_ticket_fail(ticket, &err);
     }
@@ -147,6 +149,10 @@ void bp_ticket_complete(struct bp_store *store, struct bp_ticket *ticket) {
     }
     if (ticket->frame != NULL) {
         bp_pipeline_answered(store, ticket);
+        return;
+    }
+    if (ticket->forwarded != NULL) {
+        bp_forwarded_answered(store, ticket);
         return;
     }
     if (ticket->done != NULL) {

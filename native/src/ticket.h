@@ -5,7 +5,7 @@
  *   -> completed
  *
  * Exactly one destination is set: a waiter (a blocked caller, the ticket lies on its stack), a
- * queue, a frame, or a callback. Whoever completes the ticket hands its memory over and never
+ * queue, a frame, a batch that another member forwarded, or a callback. Whoever completes the ticket hands its memory over and never
  * touches it again.
  */
 #ifndef BP_TICKET_H
@@ -22,6 +22,7 @@
 
 struct bp_store;
 struct bp_pipeline;
+struct bp_forwarded;
 
 enum bp_waiter_state { BP_WAITING = 0, BP_DONE = 1, BP_LEAD = 2 };
 
@@ -33,6 +34,7 @@ enum bp_ticket_kind {
     BP_TICKET_WRITE = 1, /* request: through the log */
     BP_TICKET_READ,      /* call.read */
     BP_TICKET_VALUE,     /* value: one value's bytes */
+    BP_TICKET_PLACE,     /* of a read that another member answers: outcome.revision alone */
 };
 
 struct bp_value_want {
@@ -50,11 +52,15 @@ struct bp_ticket {
     int method;
     bool grows;        /* may add to the store: refused when disk or index is full */
     bool needs_values; /* the reply takes reading: built by a reader */
+    bool first;        /* of what entered the queue together: an arrival */
     bool applied;      /* written: `outcome` is set and only the reply is missing */
     /* a read of the newest state that the driver gave the revision of its place */
     bool placed;
     bool admitted; /* a reader has it, or will: it leaves when that is done */
-    uint32_t pin;  /* keeps the history the reply needs; pin number + 1, 0 none */
+    /* a lease call that the leader answered: outcome has what it said, remaining_ms too */
+    bool remote;
+    uint64_t remaining_ms;
+    uint32_t pin; /* keeps the history the reply needs; pin number + 1, 0 none */
     /* owns the request's bytes unless they are borrowed (waiter, op encoding) */
     struct bp_wire_call call;
     struct bp_request request;
@@ -64,7 +70,8 @@ struct bp_ticket {
     struct bp_queue *queue;
     uint64_t cookie;
     struct bp_pipeline *frame;
-    uint32_t frame_slot;
+    struct bp_forwarded *forwarded;
+    uint32_t frame_slot; /* in the frame or the batch */
     void (*done)(void *arg, int code);
     void *done_arg;
 
@@ -139,6 +146,11 @@ void bp_queue_release(struct bp_queue *queue);
 /* One op of the frame is answered; the last one completes the frame. Takes the ticket. */
 void bp_pipeline_answered(struct bp_store *store, struct bp_ticket *ticket);
 
+/* ---- batches of other members (raft_forwarded.c) --------------------------------------------- */
+
+/* One request of the batch is done; the last one answers the batch. Takes the ticket. */
+void bp_forwarded_answered(struct bp_store *store, struct bp_ticket *ticket);
+
 /* ---- the door (door.c) ----------------------------------------------------------------------- */
 
 /*
@@ -154,5 +166,7 @@ int bp_driver_admit(struct bp_store *store, struct bp_ticket *ticket, struct bp_
 void bp_driver_leave(struct bp_store *store, uint64_t tickets, uint64_t bytes);
 /* driver.c: queue a ticket with a waiter; returns when it is done, driving if nobody else does. */
 int bp_driver_execute(struct bp_store *store, struct bp_ticket *ticket, struct bp_error *err);
+/* A linearizable read of a blocked caller, in a cluster: waits for its gate and answers it. */
+int bp_driver_wait_read(struct bp_store *store, struct bp_ticket *ticket, struct bp_error *err);
 
 #endif

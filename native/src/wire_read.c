@@ -15,6 +15,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "repair.h"
 #include "value.h"
 #include "value_rows.h"
 #include "wire_token.h"
@@ -98,6 +99,7 @@ int bp_wire_key_value(const struct bp_view *view, struct bp_slice key,
         }
         int code = bp_value_read(view->segments, &version->value, 0, value_size, at, err);
         if (code != BP_OK) {
+            bp_damage_note(view->segments, key, version, err);
             return code;
         }
     }
@@ -120,7 +122,9 @@ static int make_row(const struct bp_view *view, struct key_row *row, struct bp_e
         const struct bp_value_ref *value = &row->version.value;
         code = bp_value_fetch(view->segments, value, 0, value->size, row->value, err);
     }
-    if (code == BP_OK) {
+    if (code != BP_OK) {
+        bp_damage_note(view->segments, row->want.key, &row->version, err);
+    } else {
         bp_rows_put(row->cache, &row->want, &row->version, row->value);
     }
     return code;

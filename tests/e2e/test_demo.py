@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import random
+import re
 import signal
 import subprocess
 from collections.abc import AsyncIterator
@@ -63,14 +64,15 @@ def test_every_acknowledged_byte_survives_the_kill(
 ) -> None:
     finished = subprocess.run(
         ["bedplate", "--json", "demo", "--tree", str(tree), "--seed", str(seed)],
-        env=environment(TMPDIR=str(scratch)),
+        env=environment(TMPDIR=str(scratch), DEMO_PARTS="storage"),
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
         check=False,
     )
     assert finished.returncode == 0, finished.stderr
-    report = json.loads(finished.stdout)
+    (line,) = finished.stdout.splitlines()
+    report = json.loads(line)
     assert report["losses"] == []
     assert report["verified"].startswith("61 objects")
     assert "SIGKILL after" in finished.stderr
@@ -91,7 +93,45 @@ def test_make_demo_takes_a_tree(tree: Path, scratch: Path, environment: Environm
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "61 objects" in finished.stdout
+    assert "3 daemons" in finished.stdout
     assert list(scratch.iterdir()) == []
+
+
+def test_a_cluster_goes_on_when_its_leader_is_killed(
+    tree: Path, scratch: Path, environment: Environment
+) -> None:
+    finished = subprocess.run(
+        ["bedplate", "--json", "demo", "--tree", str(tree)],
+        env=environment(TMPDIR=str(scratch), DEMO_PARTS="cluster"),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    report = json.loads(finished.stdout)
+    assert report["losses"] == []
+    assert report["lost"] == "0"
+    assert re.fullmatch(r"3 daemons, n[123] leads, after \d+\.\d\d s", report["members"])
+    killed = re.fullmatch(r"(n[123]), the leader; (n[123]) leads", report["killed"])
+    assert killed
+    assert killed[1] != killed[2]
+    assert 0 < float(report["without writes"].removesuffix(" s")) < 10
+    assert report["caught up"].startswith(f"{killed[1]} in ")
+    writes = re.fullmatch(r"(\d+) writes on each of 3 members", report["verified"])
+    assert writes
+    assert int(writes[1]) > int(report["before"].split()[0]) > 0
+    told = finished.stderr.splitlines()
+    assert [line.split()[0] for line in told] == [
+        "cluster:",
+        "SIGKILL",
+        killed[2],
+        "restarted",
+        "checking:",
+    ]
+    assert told[-1].endswith("0 lost, equal: True")
+    assert list(scratch.iterdir()) == []
+    assert daemons_in(scratch) == []
 
 
 def test_a_terminal_gets_progress_bars(tree: Path, scratch: Path, environment: Environment) -> None:

@@ -18,9 +18,11 @@ from tests.e2e.configuration_table import table, written
 from tests.e2e.conftest import Environment
 from tests.e2e.readme import README, ROOT, Block, blocks, links, metrics, targets
 from tests.integration.daemon import Daemon, eventually
+from tests.integration.daemon_cluster import DaemonCluster, free_addresses
 
 TEXT = README.read_text()
 BLOCKS = blocks(TEXT)
+CLUSTER = [block for block in BLOCKS if (block.language, block.mark) == ("sh", "cluster")]
 RUN = [block for block in BLOCKS if block.language == "sh" and block.mark in ("", "server")]
 PATIENCE_S = 120
 
@@ -72,9 +74,44 @@ def test_the_tour_leaves_what_it_says(place: Path) -> None:
     assert (place / "today.backup").stat().st_mode & 0o077 == 0
 
 
+def test_the_commands_of_a_cluster_run(place: Path, environment: Environment) -> None:
+    """One shell follows them from block to block, with small files and on free ports."""
+    script = "\n".join(block.text for block in CLUSTER)
+    small = "--detach --set log.segment_size=8MiB --set clean.disk_reserve=1MiB three"
+    assert "--detach three" in script
+    script = script.replace("--detach three", small)
+    script = script.replace("--data-dir four", "--data-dir four --set log.segment_size=8MiB")
+    for address, free in zip(("127.0.0.1:7450", "127.0.0.1:7451"), free_addresses(2), strict=True):
+        assert address in script
+        script = script.replace(address, free)
+    process = subprocess.Popen(
+        ["bash", "-euxo", "pipefail", "-c", script],
+        cwd=place,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        said, _ = process.communicate(timeout=PATIENCE_S)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        down = ["bedplate", "cluster", "down", str(place / "three")]
+        subprocess.run(down, env=environment(), stdout=subprocess.DEVNULL, check=False)
+    assert process.returncode == 0, said
+    for line in ("cluster\n", " leads\n", "is a voter\n", "removed ", "stopped 3 daemons\n"):
+        assert line in said
+    assert said.count("\nrecovered; start it with: ") == 1
+    assert (place / "from-backup" / "store").is_dir()
+
+
 def test_every_block_is_of_a_kind_that_is_tested() -> None:
     kinds = {(block.language, block.mark) for block in BLOCKS}
-    assert kinds == {("sh", ""), ("sh", "server"), ("sh", "make"), ("toml", "")}
+    assert kinds == {("sh", ""), ("sh", "server"), ("sh", "make"), ("sh", "cluster"), ("toml", "")}
     for block in BLOCKS:
         if block.mark == "make":
             assert all(line.startswith("make ") for line in block.text.splitlines()), block
@@ -129,9 +166,14 @@ def test_the_configuration_table_is_that_of_the_code() -> None:
     assert written(TEXT) == table(), "run: .venv/bin/python -m tests.e2e.configuration_table"
 
 
-def test_every_metric_exists(daemon: Daemon) -> None:
-    lines = daemon.get("/metrics")[1].splitlines()
-    families = {line.split()[2] for line in lines if line.startswith("# TYPE ")}
+def test_every_metric_exists(daemon: Daemon, tmp_path: Path) -> None:
+    with DaemonCluster(tmp_path) as cluster:
+        families = {
+            line.split()[2]
+            for one in (daemon, *cluster.daemons)
+            for line in one.get("/metrics")[1].splitlines()
+            if line.startswith("# TYPE ")
+        }
     assert metrics(TEXT) - families == set()
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import grpc
 import pytest
 
+from tests.free_ports import free_ports
 from tests.integration.daemon import PATIENCE_S
 
 PROTO = Path(__file__).with_name("etcd.proto")
@@ -49,18 +49,12 @@ def _load(path: Path) -> ModuleType:
     return module
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
-
-
 class Etcd:
     """A one-member cluster with an empty store."""
 
     def __init__(self, directory: Path) -> None:
         self.messages, stubs = compile_messages(directory)
-        client, peer = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+        client, peer = (f"http://127.0.0.1:{free_ports(1)[0]}" for _ in range(2))
         self._log = (directory / "etcd.log").open("w")
         self._process = subprocess.Popen(
             [

@@ -153,7 +153,8 @@ def test_a_directory_in_use_is_never_restored_over(
     backup = tmp_path / "backup"
     assert command("--server", daemon.grpc, "backup", backup).code == 0
     assert "not empty" in failed(command("restore", backup, "--data-dir", daemon.data))
-    assert "no file" in failed(command("restore", tmp_path / "none", "--data-dir", tmp_path / "x"))
+    for file, why in ((tmp_path / "none", "does not exist"), (tmp_path, "is no file")):
+        assert f"{file} {why}" in failed(command("restore", file, "--data-dir", tmp_path / "x"))
 
 
 def test_a_backup_replaces_a_file_only_when_told(

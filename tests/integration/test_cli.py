@@ -227,6 +227,7 @@ class TestFailures:
             ("kv", "gett"),
             ("kv", "get"),
             ("--timeout", "x", "status"),
+            ("--server", "127.0.0.1", "status"),
             ("kv", "get", "k", "--no"),
             ("kv", "get", "k", "--revision", str(2**64)),
             ("kv", "put", "k", "v", "--lease", str(2**64)),

@@ -50,6 +50,14 @@ def bedplated(directory: Path, *arguments: str, **environment: str) -> tuple[int
             ("--set", "tls.cert=absent", "--set", "tls.key=absent"),
             "cannot read tls.key absent: No such file",
         ),
+        (
+            ("--set", "cluster.join=127.0.0.1:1", "--set", "log.durability=interval:10"),
+            'log.durability is "interval:10"',
+        ),
+        (
+            ("--set", "cluster.join=127.0.0.1:1", "--set", "cluster.advertise=127.0.0.1:1"),
+            "cluster.join names nobody but this daemon, 127.0.0.1:1",
+        ),
     ],
 )
 def test_one_line_names_what_is_wrong_and_nothing_is_made(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bedplate.server.address import Address, parse_address
+from bedplate.address import Address, parse_address
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1:7420", "[::1]:7420", "localhost:0", "0.0.0.0:65535"])

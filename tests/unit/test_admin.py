@@ -14,8 +14,9 @@ from bedplate.native.operations import Finding
 from bedplate.native.status import Status
 from bedplate.server.extras import EXTRAS
 from bedplate.storage.admin.status import Facts, status_response
-from bedplate.storage.admin.steps import Operations, in_thread
+from bedplate.storage.admin.steps import Operations
 from bedplate.storage.admin.verify import finding_message
+from bedplate.storage.threads import in_thread
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 PATIENCE_S = 30.0

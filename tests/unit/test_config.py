@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bedplate.server.address import Address
+from bedplate.address import Address
 from bedplate.server.config import Config, ConfigError, failpoint_spec, load, reference
 
 

@@ -147,6 +147,24 @@ async def test_a_client_that_is_gone_is_no_failure(fails: bool) -> None:
     assert records == []
 
 
+@pytest.mark.parametrize("draining", [True, False])
+async def test_a_stream_that_meets_a_server_that_has_stopped_is_no_failure(draining: bool) -> None:
+    guard, calls = Guard(), OpenCalls(1)
+    guard.add_method("S/M", None)
+    gate = Gate(guard, calls, 1 << 20, 30.0, False, print, frozenset({"S/M"}), 1 << 20)
+    if draining:
+        calls.drain()
+
+    async def work(*_: object) -> None:
+        raise grpc.aio.UsageError("Server already stopped.")
+
+    method = GuardedMethod(gate, "/S/M", work, always=False, requests=False, responses=True)
+    context: Any = GoneContext()
+    with capture_logs() as records, pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(method.call(b"", context))
+    assert [r["event"] for r in records] == ([] if draining else ["call_failed"])
+
+
 async def test_a_client_that_takes_no_status_loses_its_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -1,9 +1,12 @@
 """What importing the package promises, beyond the layers that import-linter checks."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 PACKAGE = Path(__file__).parents[2] / "daemon" / "bedplate"
 
@@ -18,6 +21,23 @@ def test_importing_bedplate_needs_neither_grpc_nor_structlog() -> None:
     command = [sys.executable, "-c", FORBIDDEN_AFTER_IMPORT]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert finished.stdout.split() == []
+
+
+VERBOSITY_AFTER_IMPORT = """
+import os
+import bedplate.server.main
+print(os.environ["GRPC_VERBOSITY"])
+"""
+
+
+@pytest.mark.parametrize(("asked", "found"), [({}, "ERROR"), ({"GRPC_VERBOSITY": "INFO"}, "INFO")])
+def test_grpc_says_nothing_among_the_daemons_records(asked: dict[str, str], found: str) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "GRPC_VERBOSITY"} | asked
+    command = [sys.executable, "-c", VERBOSITY_AFTER_IMPORT]
+    finished = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert finished.stdout.split() == [found]
 
 
 def test_only_the_native_package_touches_the_c_library() -> None:

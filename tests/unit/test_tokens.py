@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from bedplate.address import Address
 from bedplate.errors import StartupError
-from bedplate.server.address import Address
 from bedplate.server.auth import TokensError, check_exposure, read_tokens
 
 HASH = hashlib.sha256(b"secret").hexdigest()

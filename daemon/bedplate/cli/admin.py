@@ -95,7 +95,11 @@ def backup(
     file: Annotated[Path, typer.Argument(help="Where to; - is stdout.")],
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
-    """Write a consistent snapshot of everything to a file that `bedplate restore` takes."""
+    """Write a consistent snapshot of everything to a file that `bedplate restore` takes.
+
+    Of a cluster: the state of the asked member at the printed revision, with all that was answered
+    before. Without a leader it is what that member has, and a warning says so.
+    """
     to_stdout = str(file) == "-"
     if not to_stdout and file.exists() and not force:
         raise CommandError(f"{file} exists; --force replaces it")
@@ -107,6 +111,11 @@ def backup(
             with whole_file(file, mode=0o600) as target:  # it holds everything
                 header, trailer = _receive(client, target.write)
     line = f"revision {header.revision}, {human_bytes(trailer.bytes)}"
+    if header.may_be_behind:
+        note(
+            "warning: the asked member has no leader, or cannot follow it: the backup holds what "
+            "that member has, and answered writes may be missing"
+        )
     if settings_of(context).as_json and not to_stdout:
         print_json(message_json(header) | message_json(trailer))
     elif to_stdout:

@@ -14,7 +14,8 @@ import grpc
 import typer
 
 from bedplate import __version__
-from bedplate.cli import admin, demo, kv, lease, objects, offline, token
+from bedplate.address import parse_address
+from bedplate.cli import admin, cluster, demo, kv, lease, objects, offline, token
 from bedplate.cli.connection import DEFAULT_SERVER, Settings, TLSFiles, read_token
 from bedplate.cli.errors import CommandError, NotUnderstood, describe
 from bedplate.errors import BedplateError
@@ -30,7 +31,7 @@ app = typer.Typer(
     "Options of the connection stand before the command.",
 )
 kv.app.add_typer(lease.app)
-for group in (kv.app, objects.app, token.app):
+for group in (kv.app, objects.app, cluster.app, token.app):
     app.add_typer(group)
 for module in (admin, offline, demo):
     module.add_commands(app)
@@ -130,6 +131,10 @@ def _connection(
 ) -> None:
     if (tls_cert is None) != (tls_key is None):
         raise NotUnderstood("--tls-cert and --tls-key need each other")
+    try:
+        parse_address(server)
+    except ValueError as error:
+        raise NotUnderstood(f"--server: {error} (see bedplate --help)") from None
     files = TLSFiles(tls_ca, tls_cert, tls_key)
     context.obj = Settings(
         server=server,

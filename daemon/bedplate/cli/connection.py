@@ -10,6 +10,7 @@ import grpc
 import typer
 
 from bedplate.api.admin.v1.admin_pb2_grpc import AdminServiceStub
+from bedplate.api.cluster.v1.cluster_pb2_grpc import ClusterServiceStub
 from bedplate.api.kv.v1.kv_pb2_grpc import KVServiceStub
 from bedplate.api.object.v1.object_pb2_grpc import ObjectServiceStub
 from bedplate.cli.errors import CommandError, NotUnderstood
@@ -50,6 +51,7 @@ class Client:
         self.kv = KVServiceStub(channel)
         self.objects = ObjectServiceStub(channel)
         self.admin = AdminServiceStub(channel)
+        self.cluster = ClusterServiceStub(channel)
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._timeout_s = timeout_s
 

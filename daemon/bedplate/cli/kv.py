@@ -20,16 +20,27 @@ Key = Annotated[str, typer.Argument(help="The key, taken as bytes.")]
 Revision = Annotated[
     int, typer.Option(min=0, max=UINT64_MAX, help="Read the state at this revision.")
 ]
+Serializable = Annotated[
+    bool,
+    typer.Option(
+        "--serializable",
+        help="What the asked member has, without asking the others: it may be behind.",
+    ),
+]
 FromFile = Annotated[
     Path | None, typer.Option("--file", help="Take the value from this file; - is stdin.")
 ]
 
 
 @app.command()
-def get(context: typer.Context, key: Key, revision: Revision = 0) -> None:
+def get(
+    context: typer.Context, key: Key, revision: Revision = 0, serializable: Serializable = False
+) -> None:
     """Print one value as it is, byte for byte."""
+    request = pb.GetRequest(
+        key=os.fsencode(key), revision=revision, consistency=_consistency(serializable)
+    )
     with connected(context) as client:
-        request = pb.GetRequest(key=os.fsencode(key), revision=revision)
         reply = client.call(client.kv.Get, request)
     if not reply.HasField("kv"):
         raise CommandError(f"no such key: {shown(os.fsencode(key))}")
@@ -37,6 +48,10 @@ def get(context: typer.Context, key: Key, revision: Revision = 0) -> None:
         print_json(message_json(reply.kv))
     else:
         write_raw(reply.kv.value)
+
+
+def _consistency(serializable: bool) -> pb.Consistency:
+    return pb.CONSISTENCY_SERIALIZABLE if serializable else pb.CONSISTENCY_LINEARIZABLE
 
 
 @app.command()
@@ -109,6 +124,7 @@ def scan(
     keys_only: Annotated[bool, typer.Option("--keys-only", help="Without values.")] = False,
     count: Annotated[bool, typer.Option("--count", help="Only the number of keys.")] = False,
     revision: Revision = 0,
+    serializable: Serializable = False,
 ) -> None:
     """Print keys and values in order, a tab between them; what does not print is escaped."""
     request = pb.ScanRequest(
@@ -119,6 +135,7 @@ def scan(
         keys_only=keys_only,
         count_only=count,
         revision=revision,
+        consistency=_consistency(serializable),
     )
     as_json = settings_of(context).as_json
     with connected(context) as client:

@@ -14,14 +14,20 @@ from bedplate._native import ffi, lib
 from bedplate.errors import Code
 from bedplate.native.errors import StoreError, check, store_error, text
 
-_SERVICES = ("kv", "object", "admin")
-_ACCESSES = ("read", "write", "admin")
+_ACCESSES: Final[Mapping[str, tuple[str, str, str]]] = MappingProxyType(
+    {
+        "kv": ("read", "write", "admin"),
+        "object": ("read", "write", "admin"),
+        "admin": ("read", "write", "admin"),
+        "cluster": ("read", "peer", "admin"),
+    }
+)
 # Every scope there is, by its bit.
 SCOPES: Final[Mapping[str, int]] = MappingProxyType(
     {
-        f"{service}:{access}": 1 << (i * len(_ACCESSES) + k)
-        for i, service in enumerate(_SERVICES)
-        for k, access in enumerate(_ACCESSES)
+        f"{service}:{access}": 1 << (i * 3 + k)
+        for i, (service, accesses) in enumerate(_ACCESSES.items())
+        for k, access in enumerate(accesses)
     }
 )
 _METHODS_MAX = 128

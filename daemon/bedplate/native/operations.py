@@ -96,6 +96,27 @@ def restore(options: Options, backup_path: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Recovered:
+    """What a directory became: a new cluster with one member, its writes from `revision` on."""
+
+    cluster_id: bytes
+    member_id: int
+    revision: int
+
+
+def recover(options: Options) -> Recovered:
+    """Make the store that no daemon has open a cluster of its own, every entry it holds committed.
+    Raises StoreError, and then the store is as it was.
+    """
+    native, error = native_options(options), ffi.new("struct bp_error *")
+    recovered = ffi.new("struct bp_recovered *")
+    check(lib.bp_recover(native.pointer, recovered, error), error)
+    return Recovered(
+        bytes(ffi.buffer(recovered.cluster_id)), recovered.member_id, recovered.revision
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class FsckReport:
     """What an offline check of a directory says, one line a fact."""
 

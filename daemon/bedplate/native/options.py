@@ -40,6 +40,13 @@ class Options:
     reply_bytes_max: int = 0
     lease_ttl_min_ms: int = 0
     lease_ttl_max_ms: int = 0
+    clustered: int = 0
+    joining: int = 0
+    cluster_id: bytes = b""
+    member_id: int = 0
+    n_members: int = 0
+    members: tuple[int, ...] = ()
+    raft_cache_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +63,9 @@ def native_options(options: Options) -> NativeOptions:
     kept = []
     for field in fields(options):
         value = getattr(options, field.name)
+        if not value:
+            continue
         if isinstance(value, str):
-            if not value:
-                continue
             value = ffi.new("char[]", value.encode("utf-8", "surrogateescape"))
             kept.append(value)
         setattr(pointer, field.name, value)

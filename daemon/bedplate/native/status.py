@@ -78,6 +78,8 @@ class Status:
     open_request_bytes: int
     failpoint_hits: int
     state_hash: tuple[int, ...]
+    clustered: int
+    leading: int
 
     @property
     def live_share(self) -> float:

@@ -151,6 +151,12 @@ class NativeStore:
         error = ffi.new("struct bp_error *")
         check(lib.bp_submit_compact(self.pointer, queue.pointer, revision, cookie, error), error)
 
+    def submit_forwarded(self, queue: CompletionQueue, batch: bytes, cookie: int) -> None:
+        """A batch of another member's requests; the reply is their outcomes, when all are done."""
+        error = ffi.new("struct bp_error *")
+        code = lib.bp_raft_forwarded(self.pointer, queue.pointer, batch, len(batch), cookie, error)
+        check(code, error)
+
     def open_watch(
         self, queue: CompletionQueue, keyspace: int, request: bytes, cookie: int
     ) -> NativeWatch:
@@ -161,6 +167,11 @@ class NativeStore:
         )
         check(code, error)
         return NativeWatch(watch[0])
+
+    @property
+    def clustered(self) -> bool:
+        """Whether others may decide what happens to it."""
+        return bool(lib.bp_raft_fd(self.pointer) >= 0)
 
     @property
     def pointer(self) -> Any:

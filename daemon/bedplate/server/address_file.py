@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bedplate.address import Address
 from bedplate.errors import StartupError
-from bedplate.server.address import Address
 
 
 @contextmanager

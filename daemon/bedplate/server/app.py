@@ -18,6 +18,10 @@ import grpc.aio
 from prometheus_client.registry import Collector
 
 from bedplate import __version__
+from bedplate.consensus.cluster import Cluster
+from bedplate.consensus.cluster_service import ClusterModule
+from bedplate.consensus.peer_host import PeerHost
+from bedplate.consensus.peer_service import PeerModule
 from bedplate.server.config import Config
 from bedplate.server.extras import missing_extras
 from bedplate.storage.admin.service import AdminModule
@@ -84,6 +88,7 @@ class Context:
 
     config: Config
     engine: Engine
+    cluster: Cluster
     budgets: Budgets
     services: Services
 
@@ -103,6 +108,7 @@ def build_admin(context: Context) -> ServiceModule:
     def facts() -> Facts:
         return Facts(
             version=__version__,
+            role=context.cluster.role,
             index_memory_max=context.config.index.memory_max,
             services=context.services.reports,
             missing_extras=missing_extras(),
@@ -111,7 +117,15 @@ def build_admin(context: Context) -> ServiceModule:
     return AdminModule(context.engine, context.config.admin, context.budgets.sending, facts)
 
 
-MODULES: tuple[Builder, ...] = (build_kv, build_objects, build_admin)
+def build_cluster(context: Context) -> ServiceModule:
+    return ClusterModule(context.cluster)
+
+
+def build_peers(context: Context) -> ServiceModule:
+    return PeerModule(PeerHost(context.cluster), context.cluster.credentials.token)
+
+
+MODULES: tuple[Builder, ...] = (build_kv, build_objects, build_admin, build_cluster, build_peers)
 
 
 def build(context: Context, builders: Sequence[Builder] = MODULES) -> Services:

@@ -9,13 +9,14 @@ of them cannot be guessed back; `bedplate token create` makes them. A scope is l
 layer:* is every right of the layer.
 """
 
+import hashlib
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from bedplate.address import Address
 from bedplate.errors import StartupError
 from bedplate.native.guard import SCOPES, Token
-from bedplate.server.address import Address
 
 _HASH = re.compile(r"[0-9a-fA-F]{64}")
 _SCOPE = re.compile(r"[a-z]+:(?:[a-z]+|\*)")
@@ -57,6 +58,14 @@ def _tokens(path: Path, text: str) -> Iterator[Token]:
         if _HASH.fullmatch(digest) is None:
             raise TokensError(f"{where}: expected the SHA-256 of the token, 64 hexadecimal digits")
         yield Token(name, bytes.fromhex(digest), parse_scopes(where, scopes))
+
+
+def member_tokens(token: str) -> tuple[Token, ...]:
+    """The token of the cluster's members, if they have one, as one of the tokens."""
+    if not token:
+        return ()
+    digest = hashlib.sha256(token.encode()).digest()
+    return (Token("member", digest, frozenset({"cluster:peer"})),)
 
 
 def parse_scopes(where: str, text: str) -> frozenset[str]:

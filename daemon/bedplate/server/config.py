@@ -21,8 +21,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from bedplate.address import Address, AddressField
+from bedplate.consensus.config import ClusterConfig, RaftConfig
 from bedplate.errors import StartupError
-from bedplate.server.address import Address, AddressField
 from bedplate.storage.admin.config import AdminConfig
 from bedplate.storage.config import MIB, Section, StorageConfig
 from bedplate.storage.objects.config import ObjectsConfig
@@ -154,6 +155,8 @@ class Config(BaseSettings, StorageConfig):
     server: ServerConfig = Field(default_factory=ServerConfig)
     objects: ObjectsConfig = ObjectsConfig()
     admin: AdminConfig = AdminConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    raft: RaftConfig = RaftConfig()
     auth: AuthConfig = AuthConfig()
     tls: TLSConfig = TLSConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
@@ -231,6 +234,8 @@ def _toml(value: object) -> str:
             return str(value)
         case None:
             return '""'
+        case tuple():
+            return f"[{', '.join(map(_toml, value))}]"
         case _:
             return f'"{value}"'
 

@@ -12,19 +12,26 @@ were.
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import grpc.aio
 import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from bedplate.errors import StartupError
+from bedplate.address import Address
+from bedplate.consensus import peer_channel, peer_service
+from bedplate.consensus.cluster import Cluster
+from bedplate.consensus.config import check_peers, peers_refused, read_token
+from bedplate.consensus.origin import Place
+from bedplate.consensus.raft_store import RaftStore
+from bedplate.consensus.store_options import store_options
+from bedplate.errors import BedplateError, Code, StartupError
 from bedplate.native.errors import StoreError, closed
 from bedplate.native.guard import Guard
 from bedplate.server import app, auth, listen, reflection
-from bedplate.server.address import Address
 from bedplate.server.address_file import address_file
 from bedplate.server.config import Config, failpoint_spec
 from bedplate.server.connections import Parting, hang_up
@@ -34,7 +41,7 @@ from bedplate.server.http import HTTPServer, http_app
 from bedplate.server.interceptors import GuardInterceptor
 from bedplate.server.monitor import Monitor
 from bedplate.server.open_calls import OpenCalls
-from bedplate.server.tls import server_credentials
+from bedplate.server.tls import member_credentials, server_credentials
 from bedplate.storage.budget import budgets
 from bedplate.storage.engine import Engine
 from bedplate.storage.options import engine_options
@@ -49,6 +56,7 @@ _LAST_CALLS_S = 3.0
 _QUIET_S, _REFUSALS_S = 0.1, 0.5
 _PARTING_S = 2.0
 _CLOSE_TIMEOUT_S = 10.0
+T = TypeVar("T")
 
 
 class Daemon:
@@ -64,14 +72,17 @@ class Daemon:
         self._failpoints = spec
         self.engine = Engine(engine_options(config, self._directory / "store", spec))
         shares = budgets(config.limits.stream_bytes_max, config.limits.stall_seconds_max)
-        self.services = app.build(app.Context(config, self.engine, shares, app.Services()))
+        self.cluster = self._make_cluster()
+        context = app.Context(config, self.engine, self.cluster, shares, app.Services())
+        self.services = app.build(context)
         self._health = Health(module.name for module in self.services.modules)
-        self._monitor = Monitor(self.engine, self._health)
+        self._monitor = Monitor(self.engine, self._health, self.cluster)
         self._guard = self._make_guard()
         self._calls = OpenCalls(config.limits.calls_max)
         self._port = 0
         self.reload_tokens()
-        self._credentials = server_credentials(config.tls)
+        self._credentials = server_credentials(config.tls, config.cluster.ca)
+        self._failure: BedplateError | None = None
 
     def stop(self) -> None:
         """Begin to drain."""
@@ -83,6 +94,8 @@ class Daemon:
         """
         path = self._config.auth.tokens_file
         tokens = auth.read_tokens(path) if path else ()
+        if tokens:
+            tokens = (*tokens, *auth.member_tokens(self.cluster.credentials.token))
         auth.check_exposure(
             (self._config.server.grpc, self._config.server.http),
             has_tokens=path is not None,
@@ -106,15 +119,43 @@ class Daemon:
             stack.enter_context(data_directory(self._directory))
             await server.start()
             stack.push_async_callback(server.stop, None)
-            http = HTTPServer(http_app(self._registry(), self._monitor.readiness))
+            http = HTTPServer(
+                http_app(self._registry(), self._monitor.readiness, lambda: self.cluster.waiting)
+            )
             serving = asyncio.create_task(http.run_on(listening))
             stack.push_async_callback(_finish, http, serving)
-            await self._recover(grpc_at, http_at)
+            if not await self._recover(grpc_at, http_at):
+                return 0
             stack.enter_context(address_file(config.server.address_file, grpc_at, http_at))
             self._log.info("serving", grpc=str(grpc_at), http=str(http_at))
             served = await self._serve()
             drained = await self._drain(server)
-            return 0 if served and drained else 1
+        if self._failure is not None:
+            raise self._failure
+        return 0 if served and drained else 1
+
+    def _make_cluster(self) -> Cluster:
+        config = self._config
+        token = read_token(config.cluster)
+        refused = peers_refused(
+            config.cluster,
+            config.server.grpc,
+            has_certificate=config.tls.cert is not None and config.tls.key is not None,
+            has_client_ca=config.tls.client_ca is not None,
+        )
+        if refused and not config.cluster.alone:
+            raise StartupError(refused, reason="EXPOSED")
+        credentials = member_credentials(config.tls, config.cluster.ca, token)
+        return Cluster(
+            config.cluster,
+            self.engine,
+            credentials,
+            lambda engine: RaftStore(
+                engine.native, config.raft.retain_bytes, config.raft.retain_bytes_max
+            ),
+            raft_config=config.raft,
+            peers_refused=refused,
+        )
 
     def _make_guard(self) -> Guard:
         guard, request_max = Guard(), self._config.limits.request_bytes_max
@@ -132,6 +173,8 @@ class Daemon:
             calls=self._calls,
             request_bytes_max=limits.request_bytes_max,
             deadline_s=limits.deadline_seconds_default,
+            between_members=peer_service.METHODS,
+            member_frame_bytes_max=peer_channel.MESSAGE_BYTES_MAX,
             log_calls=self._config.telemetry.log_calls,
             hang_up=lambda peer: hang_up(self._port, peer),
         )
@@ -145,6 +188,7 @@ class Daemon:
                 # A window that grew with the bandwidth would hold megabytes of every slow upload.
                 ("grpc.http2.bdp_probe", 0),
                 ("grpc.http2.lookahead_bytes", _WINDOW_BYTES),
+                *peer_channel.SERVER_OPTIONS,
             ),
         )
         for module in self.services.modules:
@@ -163,16 +207,44 @@ class Daemon:
                 registry.register(collector)
         return registry
 
-    async def _recover(self, grpc_at: Address, http_at: Address) -> None:
-        opening = asyncio.create_task(self.engine.open())
+    async def _recover(self, grpc_at: Address, http_at: Address) -> bool:
+        """Find out who we are and open the store; False when `stop` came first."""
+        config, store = self._config.cluster, self._directory / "store"
+        address = config.advertise or str(grpc_at)
+        fresh = not store.is_dir() or not any(store.iterdir())
+        check_peers(config, address, interval_ms=self._config.log.interval_ms, fresh=fresh)
+        preparing = self.cluster.prepare(Place(self._directory, address), fresh=fresh)
+        found = await self._unless_stopped(preparing)
+        if not found:
+            return False
+        options = store_options(self.engine.options, found[0])
+        opening = asyncio.create_task(self.engine.open(options))
         done, _ = await asyncio.wait([opening], timeout=_RECOVERING_NOTICE_S)
         if not done:
             where = str(self._directory)
             self._log.info("recovering", directory=where, grpc=str(grpc_at), http=str(http_at))
-        await opening
+        try:
+            await opening
+        except StoreError as error:
+            if error.code is Code.DATA_LOSS:
+                error.message += self.cluster.origin.repair_advice
+            raise
         if self._failpoints:
             self._log.warning("failpoints_armed", failpoints=self._failpoints)
+        await self.cluster.start()
         self._monitor.look()
+        return True
+
+    async def _unless_stopped(self, work: Awaitable[T]) -> tuple[T] | None:
+        """Its result, or None when `stop` came first."""
+        task, stopping = asyncio.ensure_future(work), asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if task.done():
+            return (task.result(),)
+        task.cancel()
+        await asyncio.wait((task,))
+        return None
 
     async def _serve(self) -> bool:
         """Run what runs in the background until `stop`; False when some of it failed before."""
@@ -185,7 +257,13 @@ class Daemon:
                 for task in tasks:
                     task.cancel()
         except ExceptionGroup as failures:
-            self._log.error("background_failed", exc_info=failures)
+            first = failures.exceptions[0]
+            if isinstance(first, StartupError):  # what it says is all there is to say
+                self._failure = first
+            elif isinstance(first, BedplateError):
+                self._log.error("background_failed", reason=first.reason, why=first.message)
+            else:
+                self._log.error("background_failed", exc_info=failures)
             self._refuse_calls()
             return False
         return True
@@ -210,6 +288,7 @@ class Daemon:
             self._calls.end_all(closed())
             await self._calls.ended(_LAST_CALLS_S)
         await self._part(server)
+        await self.cluster.stop()
         stored = await self._close()
         self._log.info("stopped")
         return finished and stored

@@ -41,7 +41,7 @@ Trailing = tuple[tuple[str, str | bytes], ...]
 @dataclass(frozen=True, slots=True)
 class Gate:
     """What all methods share. `deadline_s` is that of unary calls which bring none, `hang_up` ends
-    the connection of a peer.
+    the connection of a peer, `between_members` are methods that no client calls.
     """
 
     guard: Guard
@@ -50,10 +50,16 @@ class Gate:
     deadline_s: float
     log_calls: bool
     hang_up: Callable[[str], object]
+    between_members: frozenset[str] = frozenset()
+    member_frame_bytes_max: int = 0
 
 
 class GuardedMethod:
-    """`always`: also while the daemon drains. `requests`, `responses`: it streams them."""
+    """`always`: also while the daemon drains. `requests`, `responses`: it streams them.
+
+    What members say to each other is no client's call: it goes on while calls are drained, is not
+    counted among them, and its frames are larger.
+    """
 
     def __init__(
         self,
@@ -67,11 +73,13 @@ class GuardedMethod:
     ) -> None:
         self._gate = gate
         self._method = method
-        self._number = gate.guard.number(method.removeprefix("/"))
+        self._name = method.removeprefix("/")
+        self._number = gate.guard.number(self._name)
         self._work = work
         self._always = always
         self._requests = requests
         self._unary = not (requests or responses)
+        self._of_members = self._name in gate.between_members
         self._log = structlog.get_logger("bedplate.calls")
 
     async def call(self, request: Any, bare: Context) -> Any:
@@ -102,6 +110,9 @@ class GuardedMethod:
             code = Code.CANCELLED
             raise asyncio.CancelledError from None
         except Exception as error:
+            if isinstance(error, grpc.aio.UsageError) and self._gate.calls.draining:
+                code = Code.CANCELLED  # the server has stopped meanwhile: nobody is told anything
+                raise asyncio.CancelledError from None
             failure = self._failure(error)
             code = failure.code
             self._gate.calls.leave(opened)
@@ -114,7 +125,11 @@ class GuardedMethod:
 
     def _enter(self, request: Any, token: bytes, begun: int, context: Replies) -> OpenCall:
         calls = self._gate.calls
-        opened = calls.admit(self._number, token, streams=not self._unary, always=self._always)
+        streams = not self._unary
+        if self._of_members:
+            opened = calls.uncounted(self._number, token, streams=streams)
+        else:
+            opened = calls.admit(self._number, token, streams=streams, always=self._always)
         try:
             deadline = _deadline_ns(context, begun)
             self._gate.guard.enter(self._number, token, _size(request), begun, deadline)
@@ -139,7 +154,9 @@ class GuardedMethod:
     async def _run(self, request: Any, replies: Replies) -> Any:
         context: Any = replies
         if self._requests:
-            return await self._work(Frames(context, self._gate.request_bytes_max), context)
+            gate = self._gate
+            most = gate.member_frame_bytes_max if self._of_members else gate.request_bytes_max
+            return await self._work(Frames(context, most), context)
         if not self._unary or _deadline_ns(
             context, 0
         ):  # gRPC itself cancels what brings a deadline

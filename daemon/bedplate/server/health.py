@@ -1,8 +1,11 @@
 """grpc.health.v1, and the readiness that it and /readyz report.
 
-    RECOVERING --> SERVING <--> POISONED, DISK_FULL --> DRAINING
+    RECOVERING --> CATCHING_UP --> READY <--> POISONED, DISK_FULL, NO_LEADER, BEHIND, QUARANTINED
+    any of them --> DRAINING
 
-A daemon with a full disk still reads and deletes, so its services stay SERVING while /readyz fails.
+A daemon with a full disk still reads and deletes, one without a leader reads what it has, and one
+that has fallen behind answers when it has caught up: their services stay SERVING while /readyz
+fails. A member that never caught up since its start has nothing to serve.
 """
 
 import asyncio
@@ -25,14 +28,21 @@ class Readiness(Enum):
 
     READY = "ready"
     RECOVERING = "recovering"
+    CATCHING_UP = "catching up"
     POISONED = "log poisoned"
     DISK_FULL = "disk full"
+    NO_LEADER = "no leader"
+    BEHIND = "behind"
+    QUARANTINED = "quarantined"
     DRAINING = "draining"
 
     @property
     def serving(self) -> bool:
         """Whether services answer at all."""
-        return self in (Readiness.READY, Readiness.DISK_FULL)
+        return self in _SERVES
+
+
+_SERVES = frozenset({Readiness.READY, Readiness.DISK_FULL, Readiness.NO_LEADER, Readiness.BEHIND})
 
 
 class Health(HealthServicer):

@@ -1,7 +1,7 @@
 """The HTTP face: /metrics, /healthz and /readyz. None of them needs a token.
 
 /healthz   200 while the process runs its loop
-/readyz    200 "ready", or 503 and why: recovering, log poisoned, disk full, draining
+/readyz    200 "ready", or 503 and why: recovering, waiting for .., log poisoned, disk full, ..
 /metrics   Prometheus text
 """
 
@@ -21,8 +21,10 @@ from bedplate.server.health import Readiness
 _CONNECTIONS_MAX = 256
 
 
-def http_app(registry: CollectorRegistry, readiness: Callable[[], Readiness]) -> Starlette:
-    """`readiness` is asked anew for every /readyz."""
+def http_app(
+    registry: CollectorRegistry, readiness: Callable[[], Readiness], waiting: Callable[[], str]
+) -> Starlette:
+    """Both are asked anew for every /readyz. `waiting`: what a recovery waits for, or ""."""
 
     async def metrics(_: Request) -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
@@ -32,7 +34,8 @@ def http_app(registry: CollectorRegistry, readiness: Callable[[], Readiness]) ->
 
     async def readyz(_: Request) -> Response:
         state = readiness()
-        return PlainTextResponse(f"{state.value}\n", 200 if state is Readiness.READY else 503)
+        why = (state is Readiness.RECOVERING and waiting()) or state.value
+        return PlainTextResponse(f"{why}\n", 200 if state is Readiness.READY else 503)
 
     return Starlette(
         routes=[

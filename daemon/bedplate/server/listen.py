@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import grpc
 import grpc.aio
 
+from bedplate.address import Address
 from bedplate.errors import StartupError
-from bedplate.server.address import Address
 
 _BACKLOG = 256
 

@@ -64,6 +64,12 @@ class OpenCalls:
         task.add_done_callback(self._tasks.discard)
         return call
 
+    def uncounted(self, method: int, token: bytes, *, streams: bool) -> OpenCall:
+        """A call of the current task that is not one of them; `leave` may follow."""
+        task = asyncio.current_task()
+        assert task is not None
+        return OpenCall(task, method, token, streams)
+
     def leave(self, call: OpenCall) -> None:
         """Its handler is done, only the last word to its client is not."""
         self._calls.discard(call)

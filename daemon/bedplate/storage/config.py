@@ -26,7 +26,7 @@ def _durability(text: str) -> str:
     return text
 
 
-def _size(default: int, description: str, least: int = 0, most: int | None = None) -> ByteSize:
+def sized(default: int, description: str, least: int = 0, most: int | None = None) -> ByteSize:
     field: ByteSize = Field(default=ByteSize(default), description=description, ge=least, le=most)
     return field
 
@@ -39,7 +39,7 @@ class LogConfig(Section):
         description='"fsync": an answered write is on disk. "interval:<ms>": the disk is synced '
         "every so many milliseconds, and a power cut loses what was answered since.",
     )
-    segment_size: ByteSize = _size(
+    segment_size: ByteSize = sized(
         64 * MIB, "Bytes in one log segment, preallocated.", 8 * MIB, GIB
     )
 
@@ -53,12 +53,12 @@ class LogConfig(Section):
 class IndexConfig(Section):
     """The index: every key in memory, values on disk."""
 
-    memory_max: ByteSize = _size(
+    memory_max: ByteSize = sized(
         0,
         "Bytes of memory for the index; writes that would grow it further get RESOURCE_EXHAUSTED. "
         "0: no limit.",
     )
-    value_cache: ByteSize = _size(
+    value_cache: ByteSize = sized(
         64 << 20,
         "Bytes of memory for small values (up to 1008 bytes) read lately, beside the system's page "
         "cache. 0: none.",
@@ -72,7 +72,7 @@ class HistoryConfig(Section):
     versions_max: int = Field(
         default=2_000_000, ge=1, description="Replaced versions kept, over all keys."
     )
-    bytes_max: ByteSize = _size(GIB, "Bytes of replaced values kept.", 1)
+    bytes_max: ByteSize = sized(GIB, "Bytes of replaced values kept.", 1)
 
 
 class KVConfig(Section):
@@ -90,9 +90,9 @@ class LimitsConfig(Section):
     """What one client may ask for."""
 
     key_bytes_max: int = Field(default=4096, ge=1, le=4096, description="Bytes in a key.")
-    value_bytes_max: ByteSize = _size(MIB, "Bytes in a value.", 1, MIB)
-    request_bytes_max: ByteSize = _size(2 * MIB, "Bytes in one encoded request.", 1024, 2 * MIB)
-    reply_bytes_max: ByteSize = _size(
+    value_bytes_max: ByteSize = sized(MIB, "Bytes in a value.", 1, MIB)
+    request_bytes_max: ByteSize = sized(2 * MIB, "Bytes in one encoded request.", 1024, 2 * MIB)
+    reply_bytes_max: ByteSize = sized(
         4 * MIB, "Bytes in one encoded reply; what is left out is asked for again.", 65_536, 4 * MIB
     )
     txn_ops_max: int = Field(
@@ -114,7 +114,7 @@ class LimitsConfig(Section):
     queue_requests_max: int = Field(
         default=65_536, ge=1, description="Open requests of all clients; more get QUEUE_FULL."
     )
-    queue_bytes_max: ByteSize = _size(256 * MIB, "Bytes of open requests of all clients.", 2 * MIB)
+    queue_bytes_max: ByteSize = sized(256 * MIB, "Bytes of open requests of all clients.", 2 * MIB)
     leases_max: int = Field(default=1_000_000, ge=1, description="Leases.")
     lease_ttl_seconds_max: int = Field(
         default=31_622_400, ge=1, le=31_622_400, description="Seconds a lease may be granted for."
@@ -137,7 +137,7 @@ class LimitsConfig(Section):
         le=1_000_000,
         description="Calls and streams open at a time on one connection; more wait in the client.",
     )
-    stream_bytes_max: ByteSize = _size(
+    stream_bytes_max: ByteSize = sized(
         64 * MIB,
         "Bytes of messages that all streams together hold: half for what is sent, half for what is "
         "received. Streams wait for each other's.",
@@ -161,7 +161,7 @@ class LimitsConfig(Section):
 class CheckpointConfig(Section):
     """Checkpoints: what bounds recovery."""
 
-    log_bytes: ByteSize = _size(
+    log_bytes: ByteSize = sized(
         256 * MIB, "Bytes of log after which a checkpoint is due (or its own size, if larger).", MIB
     )
 
@@ -172,7 +172,7 @@ class CleanConfig(Section):
     live_percent: int = Field(
         default=50, ge=1, le=90, description="Segments with less live data than this are cleaned."
     )
-    disk_reserve: ByteSize = _size(
+    disk_reserve: ByteSize = sized(
         0,
         "Bytes of free disk that ordinary writes leave untouched. 0: four segments and 1.25 x the "
         "newest checkpoint.",
@@ -182,7 +182,7 @@ class CleanConfig(Section):
 class ScrubConfig(Section):
     """The background scrub."""
 
-    bytes_per_second: ByteSize = _size(
+    bytes_per_second: ByteSize = sized(
         0, "Bytes a second read to check stored data against its checksums. 0: off."
     )
 

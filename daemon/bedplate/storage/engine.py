@@ -10,24 +10,30 @@ the caller. Everything here belongs to the loop that called `open`.
 
 import asyncio
 import enum
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+from bedplate.api.kv.v1 import kv_pb2
 from bedplate.errors import Code
 from bedplate.native.completions import CompletionQueue
 from bedplate.native.errors import StoreError, closed
 from bedplate.native.options import Options
 from bedplate.native.status import Status
-from bedplate.native.store import NativeStore, Outcome, read_outcome
+from bedplate.native.store import Keyspace, Method, NativeStore, Outcome, read_outcome
+from bedplate.storage.threads import in_thread
 from bedplate.storage.watch import WatchStream
 
 _WATCH_THREADS = 4
+_REOPEN_RETRY_MS = 500
+_ANY_KEY = kv_pb2.GetRequest(key=b"\0").SerializeToString()
+T = TypeVar("T")
 
 
 class State(enum.Enum):
     """Where an Engine is in its life."""
 
-    RECOVERING = "recovering"  # from construction until `open` is done
+    RECOVERING = "recovering"  # from construction until `open` is done, and during `reopen`
     OPEN = "open"
     CLOSED = "closed"
 
@@ -40,8 +46,8 @@ class Reply(NamedTuple):
 
 
 class Engine:
-    """One bp_store. Calls before `open` has returned fail with UNAVAILABLE / STORE_RECOVERING,
-    after `close` began with UNAVAILABLE / STORE_CLOSED.
+    """One bp_store. Calls before `open` has returned, or during `reopen`, fail with UNAVAILABLE /
+    STORE_RECOVERING, after `close` began with UNAVAILABLE / STORE_CLOSED.
     """
 
     def __init__(self, options: Options) -> None:
@@ -52,6 +58,12 @@ class Engine:
         self._pending: dict[int, asyncio.Future[Reply]] = {}
         self._watches: dict[int, WatchStream] = {}
         self._cookie = 0
+        self._refused: StoreError | None = None
+        self.explain: Callable[[StoreError], None] | None = None  # adds what a caller needs to know
+        self.before_reopen: list[Callable[[], Awaitable[None]]] = []  # end what uses `native`
+        self._steps = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._threads = ThreadPoolExecutor(_WATCH_THREADS, thread_name_prefix="watch")
 
     @property
@@ -66,43 +78,86 @@ class Engine:
                 "the store is recovering; try again soon",
                 code=Code.UNAVAILABLE,
                 reason="STORE_RECOVERING",
+                retry_after_ms=_REOPEN_RETRY_MS,
             )
         if self._native is None:
             raise closed()
         return self._native
 
-    async def open(self) -> None:
-        """Open or make the store in a thread. Raises StoreError."""
-        native = await asyncio.to_thread(NativeStore.open, self._options)
+    @property
+    def options(self) -> Options:
+        """Those it was made with."""
+        return self._options
+
+    async def open(self, options: Options | None = None) -> None:
+        """Open or make the store in a thread, maybe with other options. Raises StoreError."""
+        native = await asyncio.to_thread(NativeStore.open, options or self._options)
         self._native = native
         self._queue = native.queue()
         asyncio.get_running_loop().add_reader(self._queue.fd, self._pump)
         self._state = State.OPEN
+
+    async def reopen(self) -> None:
+        """Close the store and open what its directory holds now. Calls under way fail, UNAVAILABLE
+        / LEADER_LOST: what became of them is unknown; watches end with STORE_RECOVERING. Raises
+        StoreError, and then the engine stays closed.
+        """
+        self._state = State.RECOVERING
+        try:
+            for interrupt in self.before_reopen:
+                await interrupt()
+            await self._release(_interrupted, _replaced)
+            await self.open()
+        except BaseException:
+            self._state = State.CLOSED
+            raise
 
     async def close(self) -> None:
         """Refuse new requests, fail what is still awaited, close the store in a thread.
 
         Raises StoreError when the last sync failed.
         """
-        native, queue, self._native, self._queue = self._native, self._queue, None, None
         self._state = State.CLOSED
+        try:
+            await self._release(closed, closed)
+        finally:
+            self._threads.shutdown(wait=False)
+
+    async def _release(
+        self, failure: Callable[[], StoreError], watches_end: Callable[[], StoreError]
+    ) -> None:
+        """Nothing uses the store any more, and it is closed."""
+        native, queue, self._native, self._queue = self._native, self._queue, None, None
         if queue is not None:
             asyncio.get_running_loop().remove_reader(queue.fd)
         for future in self._pending.values():
             if not future.done():
-                future.set_exception(closed())
+                future.set_exception(failure())
         self._pending.clear()
         for stream in list(self._watches.values()):
+            stream.interrupt(watches_end())
             await stream.aclose()
-        self._threads.shutdown(wait=False)
+        await self._idle.wait()
         if queue is not None:
             queue.close()
         if native is not None:
             await asyncio.to_thread(native.close)
 
+    async def step(self, work: Callable[[NativeStore], T]) -> T:
+        """Bounded work on the store in a thread, which stays open meanwhile. Raises StoreError."""
+        native = self._serving()
+        self._steps += 1
+        self._idle.clear()
+        try:
+            return await in_thread(lambda: work(native))
+        finally:
+            self._steps -= 1
+            if self._steps == 0:
+                self._idle.set()
+
     async def call(self, method: int, keyspace: int, request: bytes) -> bytes:
         """One KV request as protobuf bytes; its reply's bytes. Raises StoreError."""
-        native, queue, cookie, future = self._begin()
+        native, queue, cookie, future = self._begin(system=keyspace == Keyspace.SYSTEM)
         try:
             native.submit_wire(queue, method, keyspace, request, cookie)
             return (await future).data
@@ -168,15 +223,43 @@ class Engine:
         finally:
             self._pending.pop(cookie, None)
 
+    async def forwarded(self, batch: bytes) -> bytes:
+        """Do what another member's clients asked for; the outcomes. Only where this member leads.
+        Raises StoreError, and then nothing was done.
+        """
+        native, queue, cookie, future = self._begin()
+        try:
+            native.submit_forwarded(queue, batch, cookie)
+            return (await future).data
+        finally:
+            self._pending.pop(cookie, None)
+
+    def refuse(self, error: StoreError | None) -> None:
+        """Let every later request fail with `error`, and end the watches: this store is out of
+        service until None is said. Only `call` for the system keyspace still works.
+        """
+        self._refused = error
+        if error is None:
+            return
+        for stream in self._watches.values():
+            stream.interrupt(error)
+
     def watch(self, keyspace: int, request: bytes) -> WatchStream:
         """The responses of one WatchRequest; close the stream to end the watch. Raises StoreError
         when it cannot begin.
         """
-        native, queue, cookie = self.native, self._open_queue(), self._next_cookie()
+        native, queue, cookie = self._serving(), self._open_queue(), self._next_cookie()
         watch = native.open_watch(queue, keyspace, request, cookie)
         stream = WatchStream(watch, self._threads, lambda: self._watches.pop(cookie, None))
         self._watches[cookie] = stream
         return stream
+
+    async def present(self) -> None:
+        """Wait until everything that was answered before, by any member, is applied here. Costs
+        nothing where there are no others. Raises StoreError: NO_LEADER.
+        """
+        if self.native.clustered:
+            await self.call(Method.GET, Keyspace.USER, _ANY_KEY)
 
     def status(self) -> Status:
         """Counters and sizes now. Raises StoreError when not open."""
@@ -189,11 +272,19 @@ class Engine:
         status = self.status()
         return 0 if status.disk_full else status.disk_free_bytes
 
-    def _begin(self) -> tuple[NativeStore, CompletionQueue, int, asyncio.Future[Reply]]:
-        native, queue, cookie = self.native, self._open_queue(), self._next_cookie()
+    def _begin(
+        self, *, system: bool = False
+    ) -> tuple[NativeStore, CompletionQueue, int, asyncio.Future[Reply]]:
+        native = self.native if system else self._serving()
+        queue, cookie = self._open_queue(), self._next_cookie()
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._pending[cookie] = future
         return native, queue, cookie, future
+
+    def _serving(self) -> NativeStore:
+        if self._refused is not None:
+            raise self._refused
+        return self.native
 
     def _open_queue(self) -> CompletionQueue:
         if self._queue is None:
@@ -219,4 +310,26 @@ class Engine:
             if error is None:
                 future.set_result(Reply(reply, aux))
             else:
+                if self.explain is not None:
+                    self.explain(error)
                 future.set_exception(error)
+
+
+def _interrupted() -> StoreError:
+    """What a call gets that was under way when the store was reopened."""
+    return StoreError(
+        "this member takes another one's state over; what became of the call is unknown",
+        code=Code.UNAVAILABLE,
+        reason="LEADER_LOST",
+        retry_after_ms=_REOPEN_RETRY_MS,
+    )
+
+
+def _replaced() -> StoreError:
+    """What ends a watch then."""
+    return StoreError(
+        "this member takes another one's state over; go on from resume_revision",
+        code=Code.UNAVAILABLE,
+        reason="STORE_RECOVERING",
+        retry_after_ms=_REOPEN_RETRY_MS,
+    )

@@ -14,6 +14,7 @@ class OpenStreams:
     def __init__(self) -> None:
         self._draining = False
         self._tasks: set[asyncio.Task[object]] = set()
+        self._interrupted: set[asyncio.Task[object]] = set()
         self._watches: set[WatchStream] = set()
 
     @property
@@ -31,12 +32,13 @@ class OpenStreams:
         try:
             yield
         except asyncio.CancelledError:
-            if not self._draining:
+            if task not in self._interrupted and not self.draining:
                 raise
             task.uncancel()
             raise closed() from None
         finally:
             self._tasks.discard(task)
+            self._interrupted.discard(task)
 
     @contextmanager
     def watching(self, stream: WatchStream) -> Iterator[None]:
@@ -48,6 +50,12 @@ class OpenStreams:
             yield
         finally:
             self._watches.discard(stream)
+
+    def interrupt(self) -> None:
+        """End what waits now; others may follow. Returns at once."""
+        self._interrupted |= self._tasks
+        for task in self._tasks:
+            task.cancel()
 
     def drain(self) -> None:
         """End every stream, now and from now on. Returns at once."""

@@ -3,8 +3,9 @@
 from contextlib import aclosing
 
 import grpc.aio
+from google.protobuf.message import DecodeError
 
-from bedplate.api.kv.v1.kv_pb2 import WatchCanceled, WatchResponse
+from bedplate.api.kv.v1.kv_pb2 import WatchCanceled, WatchRequest, WatchResponse
 from bedplate.errors import Code
 from bedplate.native.errors import OLDEST_REVISION, StoreError, closed
 from bedplate.native.store import Keyspace
@@ -29,16 +30,34 @@ async def serve_watch(
     engine: Engine, streams: OpenStreams, share: Share, request: bytes, context: Context
 ) -> None:
     """Serve one watch until its client goes or it is cancelled. Raises StoreError then."""
+    with streams.waiting():
+        await _reach_start(engine, request)
     stream = engine.watch(Keyspace.USER, request)
     async with aclosing(stream):
         with streams.watching(stream):
             last = await _forward(stream, share, context)
-        if not stream.exhausted:  # the daemon drains
-            if not last:
-                raise closed()
-            last = _closing(last)
-            await context.write(last)
-        raise _canceled(last)
+        if stream.exhausted:
+            raise _canceled(last)
+        why = stream.ended or closed()  # the daemon drains, or the store is replaced
+        if last:
+            resume = _resume(last)
+            await context.write(_closing(resume, why))
+            why = _at(resume, why)
+        raise why
+
+
+async def _reach_start(engine: Engine, request: bytes) -> None:
+    """A cluster's present may be ahead of what is applied here: catch up where the start needs it.
+    Raises StoreError.
+    """
+    if not engine.native.clustered:
+        return
+    try:
+        start = WatchRequest.FromString(request).start_revision
+    except DecodeError:
+        return  # the engine says what is wrong with it
+    if start == 0 or start > engine.status().revision:
+        await engine.present()
 
 
 async def _forward(stream: WatchStream, share: Share, context: Context) -> bytes:
@@ -48,19 +67,32 @@ async def _forward(stream: WatchStream, share: Share, context: Context) -> bytes
         async for response in stream:
             await share.send_owing(context, response)
     except StoreError:
-        if stream.exhausted:
+        if stream.exhausted or stream.ended is None:
             raise
     return response
 
 
-def _closing(previous: bytes) -> bytes:
-    """The last response of a watch that the daemon ends, from the one before it."""
+def _resume(previous: bytes) -> int:
+    """From where a watch can go on whose last response this is."""
     before = WatchResponse.FromString(previous)
-    resume = before.revision if before.fragment else before.revision + 1
-    canceled = WatchCanceled(
-        reason="STORE_CLOSED", message="the server shuts down", resume_revision=resume
-    )
+    return before.revision if before.fragment else before.revision + 1
+
+
+def _closing(resume: int, why: StoreError) -> bytes:
+    """The last response of a watch that the daemon ends."""
+    canceled = WatchCanceled(reason=why.reason, message=why.message, resume_revision=resume)
     return WatchResponse(revision=resume - 1, canceled=canceled).SerializeToString()
+
+
+def _at(resume: int, why: StoreError) -> StoreError:
+    """The status that follows it."""
+    return StoreError(
+        why.message,
+        code=why.code,
+        reason=why.reason,
+        metadata={**why.metadata, "resume_revision": str(resume)},
+        retry_after_ms=why.retry_after_ms,
+    )
 
 
 def _canceled(response: bytes) -> StoreError:

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Self
 
-from bedplate.native.errors import closed
+from bedplate.native.errors import StoreError, closed
 from bedplate.native.watch import NativeWatch, Step
 
 
 class WatchStream:
     """An async iterator of WatchResponse bytes. It ends after the response that says the watch is
-    cancelled; it raises STORE_CLOSED when the engine closes. `aclose` must be called.
+    cancelled; it raises what `interrupt` said, STORE_CLOSED when the engine closes. `aclose` must
+    be called.
     """
 
     def __init__(
@@ -28,7 +29,7 @@ class WatchStream:
         self._ready = asyncio.Event()
         self._work: asyncio.Future[tuple[Step, bytes]] | None = None
         self._last = False
-        self._closed = False
+        self._ended: StoreError | None = None  # why, before it is exhausted
 
     @property
     def exhausted(self) -> bool:
@@ -44,8 +45,8 @@ class WatchStream:
 
     async def __anext__(self) -> bytes:
         while not self._last:
-            if self._closed:
-                raise closed()
+            if self._ended is not None:
+                raise self._ended
             self._ready.clear()
             loop = asyncio.get_running_loop()
             self._work = loop.run_in_executor(self._threads, self._native.next)
@@ -56,9 +57,17 @@ class WatchStream:
             await self._ready.wait()
         raise StopAsyncIteration
 
-    def interrupt(self) -> None:
-        """Make the next `__anext__`, or the one that waits, raise STORE_CLOSED. Does not wait."""
-        self._closed = True
+    @property
+    def ended(self) -> StoreError | None:
+        """Why it was interrupted."""
+        return self._ended
+
+    def interrupt(self, why: StoreError | None = None) -> None:
+        """Make the next `__anext__`, or the one that waits, raise `why`, or STORE_CLOSED; the first
+        reason stays. Does not wait.
+        """
+        if self._ended is None:
+            self._ended = why or closed()
         self._ready.set()
 
     async def aclose(self) -> None:

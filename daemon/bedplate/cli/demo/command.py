@@ -14,14 +14,16 @@ from rich.console import Console
 from rich.table import Table
 
 from bedplate.cli.connection import settings_of
-from bedplate.cli.demo import storage
+from bedplate.cli.demo import cluster, storage
 from bedplate.cli.demo.daemon import DemoDaemon
 from bedplate.cli.demo.stage import Part, Report, Stage, Wishes
 from bedplate.cli.demo.tree import find_tree, standard_library
 from bedplate.cli.errors import CommandError
 from bedplate.cli.output import print_json
 
-PARTS: Final[Mapping[str, Part]] = MappingProxyType({"storage": storage.run})
+PARTS: Final[Mapping[str, Part]] = MappingProxyType(
+    {"storage": storage.run, "cluster": cluster.run}
+)
 _LOSSES_SHOWN = 10
 _FILES_MIN = 2
 
@@ -48,8 +50,9 @@ def demo(
     ] = ",".join(PARTS),
 ) -> None:
     """Store a real directory tree, kill the daemon in the middle, check every acknowledged byte.
+    Then the same with three daemons as one cluster, whose leader is killed.
 
-    Runs a bedplated of its own on a scratch directory and free ports; nothing is left of it. Exit 1
+    Runs daemons of its own on a scratch directory and free ports; nothing is left of them. Exit 1
     when anything acknowledged was lost.
     """
     wanted = [part.strip() for part in parts.split(",") if part.strip()]

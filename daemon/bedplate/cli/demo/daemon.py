@@ -19,7 +19,7 @@ class DemoDaemon:
     """`bedplated` on `directory`. One process at a time; `kill`, and `start` again."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self.directory = directory
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._said: deque[str] = deque(maxlen=_KEPT_LINES)
@@ -32,7 +32,7 @@ class DemoDaemon:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("BEDPLATE_")}
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "bedplate.server.main"),
-            *("--data-dir", str(self._directory)),
+            *("--data-dir", str(self.directory)),
             *("--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"),
             *("--set", "telemetry.log_format=json"),
             env=environment,

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import grpc.aio
 from rich.console import Console
@@ -46,6 +47,11 @@ class Stage:
     def channel(self) -> grpc.aio.Channel:
         """A new connection to the daemon where it is now."""
         return grpc.aio.insecure_channel(self.daemon.address, _OPTIONS)
+
+    @property
+    def scratch(self) -> Path:
+        """A directory that is removed when the demo ends."""
+        return self.daemon.directory.parent
 
     def progress(self) -> Progress:
         """Bars on a terminal, nothing elsewhere."""

@@ -51,6 +51,7 @@ class AdminModule:
         self._config = config
         self._facts = facts
         self._operations = Operations()
+        engine.before_reopen.append(self._operations.interrupt)
         self._started_ns = 0
 
     @property

@@ -24,6 +24,7 @@ class Facts:
     """What a status shows beside the engine's counters."""
 
     version: str
+    role: str = "leader"  # or follower, candidate, learner
     index_memory_max: int = 0  # bytes, 0: no limit
     services: Sequence[ServiceReport] = ()
     missing_extras: Sequence[str] = field(default=())
@@ -38,7 +39,7 @@ def status_response(status: Status, facts: Facts, started_ns: int) -> pb.GetStat
         store_id=status.store_id.hex(),
         cluster_id=status.cluster_id.hex(),
         member_id=status.member_id,
-        role=pb.MEMBER_ROLE_LEADER,
+        role=f"MEMBER_ROLE_{facts.role.upper()}",
         revision=status.revision,
         compaction_revision=status.compaction_revision,
         log=_log(status),

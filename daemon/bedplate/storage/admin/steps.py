@@ -8,28 +8,11 @@ So the engine is never closed under a step, and nothing in C is freed while a st
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TypeVar
 
 from bedplate.errors import BedplateError, Code
 from bedplate.storage.service_streams import OpenStreams
-
-T = TypeVar("T")
-
-
-async def in_thread(step: Callable[[], T]) -> T:
-    """Run a bounded step in a thread. Cancelled meanwhile, it still waits for the step's end."""
-    running = asyncio.ensure_future(asyncio.to_thread(step))
-    try:
-        return await asyncio.shield(running)
-    finally:
-        while not running.done():
-            try:
-                await asyncio.wait([running])
-            except asyncio.CancelledError:
-                continue  # once more; the first one is on its way up already
-        running.exception()  # seen, when nobody else will
 
 
 class Operations:
@@ -65,6 +48,11 @@ class Operations:
     def drain(self) -> None:
         """End what runs, start nothing new. Returns at once."""
         self._streams.drain()
+
+    async def interrupt(self) -> None:
+        """End what runs, and wait until it uses the engine no more; others may follow."""
+        self._streams.interrupt()
+        await self._idle.wait()
 
     async def ended(self) -> None:
         """Wait until nothing runs."""

@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator
 from bedplate.api.admin.v1 import admin_pb2 as pb
 from bedplate.native.operations import Finding, ScrubStep, scrubbing
 from bedplate.native.store import Keyspace
-from bedplate.storage.admin.steps import in_thread
 from bedplate.storage.engine import Engine
+from bedplate.storage.threads import in_thread
 
 STORE_FOLDER = "store"  # of the data directory, where the engine's files are
 _PROGRESS_EVERY_S = 1.0

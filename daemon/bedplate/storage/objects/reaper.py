@@ -10,6 +10,7 @@ and marks of dead bucket deletions are swept on the way.
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -33,6 +34,7 @@ _PAGE = 256
 _SWEEPS_PER_IDLE = 16
 _SWEEP_SECONDS = (1.0, 300.0)
 _RETRY_SECONDS = (1.0, 60.0)
+_LEADERLESS = ("NO_LEADER", "LEADER_LOST")
 
 
 class Reaper:
@@ -52,7 +54,7 @@ class Reaper:
         least, most = _SWEEP_SECONDS
         period = min(max(self._core.config.upload_idle_max / _SWEEPS_PER_IDLE, least), most)
         retry, retry_most = _RETRY_SECONDS
-        sweep_at = self._core.monotonic()
+        sweep_at, known = self._core.monotonic(), ""
         while True:
             self._core.reclaim.clear()
             try:
@@ -62,14 +64,23 @@ class Reaper:
                     await self.sweep()
                 await self.collect()
             except BedplateError as error:
-                self._log.warning("reclaiming failed", reason=error.reason, error=error.message)
+                self._tell(error, known)
+                known = error.reason
                 await asyncio.sleep(retry)
                 retry = min(retry * 2, retry_most)
                 continue
-            retry = _RETRY_SECONDS[0]
+            retry, known = _RETRY_SECONDS[0], ""
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(period):
                     await self._core.reclaim.wait()
+
+    def _tell(self, error: BedplateError, known: str) -> None:
+        """Once for as long as the reason lasts. Where a leader is lacking the cluster says so, and
+        there is nothing to do about the reclaiming.
+        """
+        minor = error.reason == known or error.reason in _LEADERLESS
+        level = logging.DEBUG if minor else logging.WARNING
+        self._log.log(level, "reclaiming failed", reason=error.reason, error=error.message)
 
     async def sweep_uploads(self) -> None:
         """Turn uploads whose call is gone into garbage."""

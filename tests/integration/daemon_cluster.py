@@ -86,16 +86,20 @@ class DaemonCluster:
         return daemon
 
     def __enter__(self) -> DaemonCluster:
-        for daemon in self.daemons:
-            self._stack.callback(end, daemon)
-        if not self._start:
-            return self
+        with self._stack:  # none is left running where one does not start
+            for daemon in self.daemons:
+                self._stack.callback(end, daemon)
+            if self._start:
+                self._launch_all()
+            self._stack = self._stack.pop_all()
+        return self
+
+    def _launch_all(self) -> None:
         for daemon in self.daemons:
             daemon.launch()
         for daemon in self.daemons:
             started(daemon)
         self.leader()
-        return self
 
     def __exit__(self, *failure: Any) -> None:
         self._stack.__exit__(*failure)
